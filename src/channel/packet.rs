@@ -1,0 +1,73 @@
+//! [both] The buffers of a receive, used again and again.
+
+use std::fmt;
+use std::os::fd::OwnedFd;
+
+use super::MAX_FDS;
+use crate::sys::scm::Control;
+
+/// One received message: its bytes and its descriptors. Make one, and give it to every
+/// [`Channel::recv`](super::Channel::recv): it allocates when it is made and never again.
+///
+/// Descriptors that nobody took are closed by the next receive, and when the packet is dropped.
+pub struct Packet {
+    pub(super) buffer: Box<[u8]>,
+    pub(super) len: usize,
+    pub(super) control: Box<Control>,
+    /// Its capacity is MAX_FDS from the start and never changes.
+    pub(super) fds: Vec<OwnedFd>,
+}
+
+impl Packet {
+    /// Room for messages of 64 KiB.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_capacity(64 * 1024)
+    }
+
+    /// Room for messages of `bytes` bytes, and of as many descriptors as a message can have.
+    #[must_use]
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self {
+            buffer: vec![0; bytes].into_boxed_slice(),
+            len: 0,
+            control: Box::new(Control::new()),
+            fds: Vec::with_capacity(MAX_FDS),
+        }
+    }
+
+    /// The bytes of the message.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.buffer[..self.len]
+    }
+
+    /// The descriptors of the message that have not been taken, in the order in which they were sent.
+    #[must_use]
+    pub fn fds(&self) -> &[OwnedFd] {
+        &self.fds
+    }
+
+    /// Takes the descriptors, in order. Those that the iterator has not given when it is dropped are closed.
+    pub fn take_fds(&mut self) -> impl ExactSizeIterator<Item = OwnedFd> + '_ {
+        self.fds.drain(..)
+    }
+
+    /// Forgets the bytes and closes the descriptors.
+    pub fn clear(&mut self) {
+        self.len = 0;
+        self.fds.clear();
+    }
+}
+
+impl Default for Packet {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Packet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Packet").field("len", &self.len).field("fds", &self.fds).finish_non_exhaustive()
+    }
+}

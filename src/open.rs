@@ -1,0 +1,129 @@
+//! [broker] Permit to descriptor: the only place that opens, binds or connects anything for a worker.
+//!
+//! A name is resolved by `openat2(2)` beneath the rule's pinned root: no symbolic link is followed, no magic link, and
+//! nothing leads out. What was opened is then asked what it is; anything but a regular file is closed again.
+//! O_NONBLOCK is set on opening, so that a FIFO in the place of a file cannot hold the broker up, and stays set:
+//! on a regular file it does nothing. O_NOCTTY is always set, so a terminal there never becomes the broker's.
+
+use std::ffi::CStr;
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+
+use libc::{S_IFMT, S_IFREG};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, listen, setsockopt, socket, sockopt,
+};
+use nix::sys::stat::{Mode, fchmod, fstat};
+use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
+
+use crate::policy::{ConnectRule, Grant, ListenRule, Permit, Root};
+use crate::wire::path::PATH_MAX;
+use crate::wire::{Reason, Refusal, Right};
+
+/// Does what the permit says. The descriptor is close-on-exec.
+///
+/// # Errors
+/// A refusal: [`Reason::Failed`] with the errno of the system call that failed, [`Reason::Kind`] with EACCES when
+/// something else than a regular file is there. Whatever was opened is closed again. A file that
+/// was created stays if the last step after its creation, setting its mode, fails.
+pub fn open(permit: Permit<'_>) -> Result<OwnedFd, Refusal> {
+    match permit.into_grant() {
+        Grant::File { root, name, right: Right::Create, mode } => create(root, name, mode),
+        Grant::File { root, name, right, .. } => open_existing(root, name, right),
+        Grant::Scratch { directory } => scratch(directory),
+        Grant::Listen { address, rule } => listen_on(address, rule).map_err(|errno| failed(errno.into())),
+        Grant::Connect { address, rule } => connect_to(address, rule).map_err(failed),
+    }
+}
+
+fn open_existing(root: &Root, name: &[u8], right: Right) -> Result<OwnedFd, Refusal> {
+    let fd = open_beneath(root, name, right, Mode::empty()).map_err(|errno| failed(errno.into()))?;
+    let stat = fstat(&fd).map_err(|errno| failed(errno.into()))?;
+    if stat.st_mode & S_IFMT != S_IFREG {
+        return Err(Refusal { reason: Reason::Kind, errno: libc::EACCES });
+    }
+    // A proc file system that is mounted somewhere beneath a root holds the broker's own memory. Only a file that lies
+    // on another file system than its root can be in one: the policy takes no root on one.
+    if stat.st_dev != root.device() {
+        let kind = fstatfs(&fd).map_err(|errno| failed(errno.into()))?;
+        if kind.filesystem_type() == PROC_SUPER_MAGIC {
+            return Err(Refusal { reason: Reason::Kind, errno: libc::EACCES });
+        }
+    }
+    Ok(fd)
+}
+
+/// O_EXCL makes it a regular file that was not there before. The mode is set again because the broker's umask took
+/// bits off it.
+fn create(root: &Root, name: &[u8], mode: u32) -> Result<OwnedFd, Refusal> {
+    let mode = Mode::from_bits_truncate(mode);
+    let fd = open_beneath(root, name, Right::Create, mode).map_err(|errno| failed(errno.into()))?;
+    fchmod(&fd, mode).map_err(|errno| failed(errno.into()))?;
+    Ok(fd)
+}
+
+fn open_beneath(root: &Root, name: &[u8], right: Right, mode: Mode) -> Result<OwnedFd, Errno> {
+    let access = match right {
+        Right::Read => OFlag::O_RDONLY,
+        Right::Write => OFlag::O_WRONLY,
+        Right::Append => OFlag::O_WRONLY | OFlag::O_APPEND,
+        Right::Create => OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL,
+    };
+    let mut buffer = [0; PATH_MAX];
+    buffer.get_mut(..name.len()).ok_or(Errno::ENAMETOOLONG)?.copy_from_slice(name);
+    let name = CStr::from_bytes_until_nul(&buffer).map_err(|_| Errno::ENAMETOOLONG)?;
+    let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+    let flags = access | OFlag::O_CLOEXEC | OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
+    let how = OpenHow::new().flags(flags).mode(mode).resolve(resolve);
+    // A rename elsewhere can make the kernel unsure whether the walk stayed beneath the root; it then asks for another try.
+    for _ in 0..RETRIES {
+        match openat2(root, name, how) {
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            done => return done,
+        }
+    }
+    Err(Errno::EAGAIN)
+}
+
+/// Bounds the broker's work for one request during a storm of renames. Without `..` in a path, the kernel was never
+/// seen to ask even once (K13).
+const RETRIES: usize = 64;
+
+fn scratch(directory: &Path) -> Result<OwnedFd, Refusal> {
+    tempfile::tempfile_in(directory).map(OwnedFd::from).map_err(failed)
+}
+
+fn listen_on(address: SocketAddr, rule: &ListenRule) -> Result<OwnedFd, Errno> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let mut flags = SockFlag::SOCK_CLOEXEC;
+    flags.set(SockFlag::SOCK_NONBLOCK, rule.nonblocking);
+    let fd = socket(family, SockType::Stream, flags, None)?;
+    setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    if rule.reuse_port {
+        setsockopt(&fd, sockopt::ReusePort, &true)?;
+    }
+    if address.is_ipv6() {
+        setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
+    }
+    match address {
+        SocketAddr::V4(v4) => bind(fd.as_raw_fd(), &SockaddrIn::from(v4))?,
+        SocketAddr::V6(v6) => bind(fd.as_raw_fd(), &SockaddrIn6::from(v6))?,
+    }
+    listen(&fd, Backlog::new(rule.backlog)?)?;
+    Ok(fd)
+}
+
+fn connect_to(address: SocketAddr, rule: &ConnectRule) -> io::Result<OwnedFd> {
+    let stream = TcpStream::connect_timeout(&address, rule.timeout)?;
+    stream.set_nonblocking(rule.nonblocking)?;
+    Ok(stream.into())
+}
+
+/// An error without an errno can only be std's word for a connect that took too long.
+fn failed(error: io::Error) -> Refusal {
+    Refusal { reason: Reason::Failed, errno: error.raw_os_error().unwrap_or(libc::ETIMEDOUT) }
+}

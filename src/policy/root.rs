@@ -1,0 +1,105 @@
+//! [broker] The directories of a policy, opened once when it is built. The only I/O of the policy.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::sys::stat::{Mode, SFlag, fstat, fstatat};
+use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
+
+use crate::error::PolicyError;
+
+/// A pinned directory: whatever happens to its name, this is the directory that the policy meant.
+#[derive(Debug)]
+pub(crate) struct Root {
+    directory: OwnedFd,
+    device: libc::dev_t,
+}
+
+impl Root {
+    /// Opens `directory` for a rule about `path`, following symbolic links, as O_PATH: it can be opened beneath, and
+    /// neither read nor listed.
+    fn pin(path: &Path, directory: &Path) -> Result<Self, PolicyError> {
+        let fail = |call| {
+            move |errno: Errno| PolicyError::Open {
+                path: path.to_owned(),
+                opened: directory.to_owned(),
+                call,
+                source: errno.into(),
+            }
+        };
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let fd = open(directory, flags, Mode::empty()).map_err(fail("open"))?;
+        let device = fstat(&fd).map_err(fail("fstat"))?.st_dev;
+        Ok(Self { directory: fd, device })
+    }
+
+    /// The root of a rule for everything beneath `path`.
+    pub(super) fn of_tree(path: &Path) -> Result<Self, PolicyError> {
+        let root = Self::pin(path, path)?;
+        if root.is_procfs().unwrap_or(true) {
+            return Err(PolicyError::Unfit {
+                what: path.display().to_string(),
+                why: "a tree of /proc holds the memory and secrets of other processes, the broker's among them; name single files",
+            });
+        }
+        Ok(root)
+    }
+
+    /// The root of a rule for exactly the file `path`: the directory that holds it.
+    pub(super) fn of_file(path: &Path) -> Result<Self, PolicyError> {
+        let root = Self::pin(path, path.parent().unwrap_or(path))?;
+        let name = path.file_name().unwrap_or(OsStr::new("/"));
+        match fstatat(&root, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(stat) if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFLNK => {
+                Err(PolicyError::Unfit {
+                    what: path.display().to_string(),
+                    why: "it is a symbolic link, which no rule follows; name what it points to",
+                })
+            }
+            _ => Ok(root),
+        }
+    }
+
+    /// The file system on which the directory is.
+    pub(crate) fn device(&self) -> libc::dev_t {
+        self.device
+    }
+
+    fn is_procfs(&self) -> io::Result<bool> {
+        Ok(fstatfs(&self.directory)?.filesystem_type() == PROC_SUPER_MAGIC)
+    }
+
+    /// Whether `openat2` is to be had, asked of a directory that is known to be there: one file's errno says nothing
+    /// about it (K15).
+    pub(super) fn probe_openat2(&self) -> io::Result<()> {
+        let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_BENEATH);
+        openat2(&self.directory, OsStr::new("."), how)?;
+        Ok(())
+    }
+}
+
+impl AsFd for Root {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+}
+
+/// The directory of a scratch rule, with its symbolic links resolved now.
+pub(super) fn scratch_directory(path: &Path) -> Result<PathBuf, PolicyError> {
+    let fail = |call| move |source| PolicyError::Open { path: path.to_owned(), opened: path.to_owned(), call, source };
+    let directory = path.canonicalize().map_err(fail("realpath"))?;
+    if !directory.is_dir() {
+        return Err(fail("open")(Errno::ENOTDIR.into()));
+    }
+    Ok(directory)
+}
+
+/// The last component of a plain absolute path.
+pub(super) fn file_name(path: &Path) -> &[u8] {
+    path.file_name().unwrap_or_default().as_bytes()
+}

@@ -1,0 +1,180 @@
+//! [broker -> worker] Starting the process: everything is prepared here, and done in the child by `sys::child`.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+
+use nix::fcntl::OFlag;
+use nix::unistd::{Uid, User, getegid, geteuid, pipe2};
+
+use super::{Enforced, Layer, Sandbox, filter, landlock};
+use crate::channel::Channel;
+use crate::error::SpawnError;
+use crate::sys::child::{self, Failure, Plan, Step};
+
+/// The user of a worker, when the broker is root and was not told another: nobody, with group nogroup.
+const NOBODY: (u32, u32) = (65534, 65534);
+
+/// The user whom a worker is to be.
+#[derive(Debug, Clone)]
+pub(super) enum RunAs {
+    Ids(u32, u32),
+    Name(String),
+}
+
+pub(super) fn spawn(sandbox: Sandbox) -> Result<(Child, Channel, Enforced), SpawnError> {
+    let program = &sandbox.program;
+    let prepare = |what| move |source| SpawnError::Prepare { program: program.clone(), what, source };
+
+    let ids = ids(sandbox.run_as.as_ref()).map_err(prepare("choosing the user"))?;
+    let file = landlock::open_path(&sandbox.program).map_err(prepare("opening the program"))?;
+    let file = File::from(above_stdio(file.into()).map_err(prepare("fcntl"))?);
+    let abi = landlock::abi();
+    let ruleset = match abi {
+        Ok(_) => landlock::for_start(&file, &sandbox.runtime)
+            .map_err(|error| prepare("making the Landlock ruleset")(io::Error::other(error)))?,
+        Err(_) => None,
+    };
+    let scoped = abi.as_ref().is_ok_and(|&abi| abi >= landlock::SCOPES_SIGNALS);
+    let filters = filter::filters(filter::Stage::Start, scoped).map_err(prepare("compiling the filter"))?;
+    let (status, status_writer) = status_pipe().map_err(prepare("pipe2"))?;
+    let (here, there) = Channel::pair().map_err(|error| prepare("making the channel")(error.into()))?;
+    let plan = Plan {
+        status: status_writer,
+        id_maps: ids.is_none().then(id_maps),
+        ids,
+        parent: sandbox.die_with_parent.then(|| nix::unistd::getpid().as_raw()),
+        landlock: ruleset.map(above_stdio).transpose().map_err(prepare("fcntl"))?,
+        filters,
+    };
+
+    let mut command = Command::new(exec_path(&file, &sandbox.program));
+    command.arg0(sandbox.arg0.as_deref().unwrap_or(sandbox.program.as_os_str())).args(&sandbox.args);
+    command.env_clear().envs(sandbox.env).current_dir("/");
+    command.stdin(OwnedFd::from(there)).stdout(sandbox.stdout).stderr(sandbox.stderr);
+    child::attach(&mut command, plan);
+    let spawned = command.spawn();
+    // Closes the child's end of the channel and of the status pipe, which the command holds.
+    drop(command);
+
+    let failures = failures(status);
+    match spawned {
+        Ok(child) => {
+            let enforced = report(ids, &abi, &failures);
+            Ok((child, here, enforced))
+        }
+        Err(source) => {
+            // A step that ends the child is the last that it reports. Without a report it was exec.
+            let step = failures.last().map_or(Step::Exec, |failure| failure.step);
+            let step = if is_optional(step) { Step::Exec } else { step };
+            Err(SpawnError::Step { program: sandbox.program, step, source })
+        }
+    }
+}
+
+fn is_optional(step: Step) -> bool {
+    matches!(step, Step::UserNamespace | Step::IdMaps | Step::BoundingSet)
+}
+
+/// Which layers hold, from what was asked of the child and which of it failed.
+fn report(ids: Option<(u32, u32)>, abi: &Result<u32, String>, failures: &[Failure]) -> Enforced {
+    let failure = |step| {
+        let failure = failures.iter().find(|failure| failure.step == step)?;
+        Some(format!("{step}: {}", io::Error::from_raw_os_error(failure.errno)))
+    };
+    let no_namespace = failure(Step::UserNamespace).or_else(|| failure(Step::IdMaps));
+    let bounding_set = match (&ids, &no_namespace) {
+        (None, Some(_)) => Err("none is held, but the bounding set is as it was: no user namespace".to_owned()),
+        _ => failure(Step::BoundingSet).map_or(Ok(()), Err),
+    };
+    let mut enforced = Enforced::default();
+    enforced.push(Layer::Descriptors, Ok("0 (the channel), 1, 2".to_owned()));
+    match ids {
+        Some((uid, gid)) => enforced.push(Layer::User, Ok(format!("uid {uid}, gid {gid}, no groups"))),
+        None => {
+            let own = "the broker's own: only root can start a worker as another user".to_owned();
+            enforced.push(Layer::User, Err(own));
+            let namespace = no_namespace.map_or_else(|| Ok("its own".to_owned()), Err);
+            enforced.push(Layer::UserNamespace, namespace);
+        }
+    }
+    enforced.push(Layer::Capabilities, bounding_set.map(|()| "none, in any set".to_owned()));
+    enforced.push(Layer::NoNewPrivs, Ok("set".to_owned()));
+    enforced.push(
+        Layer::Landlock,
+        match abi {
+            Ok(abi) => Ok(format!("ABI {abi}, the program and its libraries only")),
+            Err(why) => Err(why.clone()),
+        },
+    );
+    enforced.push(Layer::Seccomp, Ok("no sockets, no other processes, no administration".to_owned()));
+    enforced
+}
+
+/// The ids to become, for root; none for anybody else.
+fn ids(run_as: Option<&RunAs>) -> io::Result<Option<(u32, u32)>> {
+    if !geteuid().is_root() {
+        return match run_as {
+            None => Ok(None),
+            Some(_) => {
+                Err(io::Error::new(io::ErrorKind::PermissionDenied, "only root can start a worker as another user"))
+            }
+        };
+    }
+    let (uid, gid) = match run_as {
+        None => NOBODY,
+        Some(RunAs::Ids(uid, gid)) => (*uid, *gid),
+        Some(RunAs::Name(name)) => {
+            let user = User::from_name(name)?;
+            let user =
+                user.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no user is called {name:?}")))?;
+            (user.uid.as_raw(), user.gid.as_raw())
+        }
+    };
+    if Uid::from_raw(uid).is_root() || gid == 0 {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a worker is never user 0 or group 0"));
+    }
+    Ok(Some((uid, gid)))
+}
+
+/// In its own user namespace the worker is the user that it is outside.
+fn id_maps() -> [String; 2] {
+    let (uid, gid) = (geteuid(), getegid());
+    [format!("{uid} {uid} 1\n"), format!("{gid} {gid} 1\n")]
+}
+
+/// A name for the file that was opened, so that it is this file that runs, whatever has become of its path, and so that
+/// the worker's user needs no right to search the directories above it. A script is named by its path: the
+/// interpreter opens it once more. Where there is no /proc, the path has to do.
+fn exec_path(file: &File, path: &Path) -> PathBuf {
+    let by_descriptor = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    let mut start = [0; 2];
+    let is_script = File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == *b"#!";
+    if is_script || !by_descriptor.exists() { path.to_owned() } else { by_descriptor }
+}
+
+/// A pipe whose writing end is out of the way of standard input, output and error.
+fn status_pipe() -> io::Result<(File, OwnedFd)> {
+    let (reader, writer) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+    Ok((reader.into(), above_stdio(writer)?))
+}
+
+/// std puts the worker's standard descriptors into place over 0, 1 and 2 before our steps are taken: what those need
+/// must not lie there, as it would in a broker that has closed some of the three.
+fn above_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {
+    if fd.as_raw_fd() > 2 { Ok(fd) } else { fd.as_fd().try_clone_to_owned() }
+}
+
+/// All reports were written before `spawn` returned. The pipe is not read to its end but until it is empty: a process
+/// that another thread forked meanwhile may hold it open.
+fn failures(mut status: File) -> Vec<Failure> {
+    let mut failures = Vec::new();
+    let mut record = [0; Failure::LEN];
+    while status.read_exact(&mut record).is_ok() {
+        failures.extend(Failure::decode(record));
+    }
+    failures
+}

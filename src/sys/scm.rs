@@ -1,0 +1,201 @@
+//! [both] sendmsg(2) and recvmsg(2) with SCM_RIGHTS.
+//!
+//! Receiving owns every descriptor that the kernel installed before anything else can happen, sets close-on-exec in
+//! the same system call, and says what was cut. The rows K1 to K31 that comments name are facts of the kernel that
+//! docs/KERNEL.md lists.
+
+use std::io::{self, IoSlice};
+use std::mem;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// SCM_MAX_FD of the kernel: descriptors that one message can carry (K3).
+pub(crate) const MAX_FDS: usize = 253;
+
+/// The kernel's `struct cmsghdr`: `size_t` length with the header, `int` level, `int` type.
+const HEADER: usize = mem::size_of::<usize>() + 2 * mem::size_of::<i32>();
+const FD: usize = mem::size_of::<RawFd>();
+/// Linux 6.5, include/linux/socket.h; libc does not name it for every target.
+const SCM_PIDFD: i32 = 4;
+
+/// Room for the control data of one message, aligned as the kernel's `cmsghdr` wants it.
+#[repr(C, align(8))]
+pub(crate) struct Control([u8; HEADER + MAX_FDS * FD + FD]);
+
+impl Control {
+    pub(crate) const fn new() -> Self {
+        Self([0; HEADER + MAX_FDS * FD + FD])
+    }
+
+    /// Writes one SCM_RIGHTS block and answers its length.
+    fn put_rights(&mut self, fds: impl ExactSizeIterator<Item = RawFd>) -> Option<usize> {
+        let len = HEADER + fds.len() * FD;
+        let block = self.0.get_mut(..len)?;
+        let (header, data) = block.split_at_mut(HEADER);
+        header[..HEADER - 8].copy_from_slice(&len.to_ne_bytes());
+        header[HEADER - 8..HEADER - 4].copy_from_slice(&libc::SOL_SOCKET.to_ne_bytes());
+        header[HEADER - 4..].copy_from_slice(&libc::SCM_RIGHTS.to_ne_bytes());
+        for (slot, fd) in data.chunks_exact_mut(FD).zip(fds) {
+            slot.copy_from_slice(&fd.to_ne_bytes());
+        }
+        Some(len)
+    }
+}
+
+/// What one recvmsg brought, beside the bytes and the descriptors.
+pub(crate) struct Received {
+    /// Bytes put into the buffer.
+    pub(crate) len: usize,
+    /// Any control data came: tells an empty message from a hang-up (K1).
+    pub(crate) control: bool,
+    /// MSG_TRUNC: the message had more bytes than the buffer.
+    pub(crate) bytes_cut: bool,
+    /// MSG_CTRUNC: descriptors were lost, for want of room in the buffer or in the process's table (K2, K19).
+    pub(crate) control_cut: bool,
+}
+
+/// sendmsg(2) with MSG_NOSIGNAL, again after EINTR. The kernel checks each number in `fds` (EBADF) and copies the
+/// open files; nothing is closed.
+pub(crate) fn send(
+    socket: BorrowedFd<'_>,
+    bytes: &[IoSlice<'_>],
+    fds: impl ExactSizeIterator<Item = RawFd>,
+) -> io::Result<usize> {
+    let mut control = Control::new();
+    let mut header = empty_header();
+    header.msg_iov = bytes.as_ptr().cast::<libc::iovec>().cast_mut();
+    header.msg_iovlen = bytes.len() as _;
+    if fds.len() > 0 {
+        let len = control.put_rights(fds).ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
+        header.msg_control = control.0.as_mut_ptr().cast();
+        header.msg_controllen = len as _;
+    }
+    retry(|| {
+        // SAFETY: `header` points to `bytes` (IoSlice is an iovec, by std's promise) and to `control`, which both
+        // outlive the call with the lengths given; sendmsg only reads through them.
+        unsafe { libc::sendmsg(socket.as_raw_fd(), &header, libc::MSG_NOSIGNAL) }
+    })
+}
+
+/// recvmsg(2) with MSG_CMSG_CLOEXEC, again after EINTR. Room for exactly `budget` descriptors is offered, so that no
+/// message can install more (K4, K20). Those that came are owned by `fds` when this returns; `fds` never grows past its
+/// capacity.
+pub(crate) fn recv(
+    socket: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    control: &mut Control,
+    budget: usize,
+    fds: &mut Vec<OwnedFd>,
+) -> io::Result<Received> {
+    let mut iov = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    let room = if budget == 0 { 0 } else { HEADER + budget.min(MAX_FDS) * FD };
+    let mut header = empty_header();
+    header.msg_iov = &mut iov;
+    header.msg_iovlen = 1;
+    header.msg_control = control.0.as_mut_ptr().cast();
+    header.msg_controllen = room as _;
+    let len = retry(|| {
+        // SAFETY: `header` points to `iov`, which points to `bytes`, and to the first `room` bytes of `control` (at most
+        // all of them); all are borrowed exclusively and outlive the call, and any bytes are valid in them.
+        unsafe { libc::recvmsg(socket.as_raw_fd(), &mut header, libc::MSG_CMSG_CLOEXEC) }
+    })?;
+    #[allow(clippy::unnecessary_cast, reason = "musl declares it as socklen_t")]
+    let filled = (header.msg_controllen as usize).min(room);
+    for (level, kind, data) in Blocks(&control.0[..filled]) {
+        if level != libc::SOL_SOCKET || (kind != libc::SCM_RIGHTS && kind != SCM_PIDFD) {
+            continue;
+        }
+        for slot in data.chunks_exact(FD) {
+            let mut number = [0; FD];
+            number.copy_from_slice(slot);
+            let number = RawFd::from_ne_bytes(number);
+            // A pidfd's slot can hold a negative error number (K22).
+            if number < 0 {
+                continue;
+            }
+            // SAFETY: the kernel wrote this number a moment ago into a block that means "installed in your table for
+            // you": it is open, and nobody else in this process knows of it.
+            let fd = unsafe { OwnedFd::from_raw_fd(number) };
+            if kind == libc::SCM_RIGHTS && fds.len() < fds.capacity() {
+                fds.push(fd);
+            }
+        }
+    }
+    Ok(Received {
+        len,
+        control: filled > 0,
+        bytes_cut: header.msg_flags & libc::MSG_TRUNC != 0,
+        control_cut: header.msg_flags & libc::MSG_CTRUNC != 0,
+    })
+}
+
+/// Walks control data as the kernel leaves it: blocks of level, type and data, each at an aligned offset. A length
+/// that is less than a header ends the walk; one that is more than is left is clamped.
+struct Blocks<'a>(&'a [u8]);
+
+impl<'a> Iterator for Blocks<'a> {
+    type Item = (i32, i32, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (len, rest) = self.0.split_first_chunk()?;
+        let (level, rest) = rest.split_first_chunk()?;
+        let (kind, _) = rest.split_first_chunk()?;
+        let len = usize::from_ne_bytes(*len).min(self.0.len());
+        let data = self.0.get(HEADER..len)?;
+        let next = len.next_multiple_of(mem::align_of::<usize>()).min(self.0.len());
+        self.0 = &self.0[next..];
+        Some((i32::from_ne_bytes(*level), i32::from_ne_bytes(*kind), data))
+    }
+}
+
+fn empty_header() -> libc::msghdr {
+    // SAFETY: msghdr is a C struct of integers and pointers, for which all zeros is a value (empty, null). It is
+    // zeroed rather than written out because musl's has private padding.
+    unsafe { mem::zeroed() }
+}
+
+fn retry(mut call: impl FnMut() -> isize) -> io::Result<usize> {
+    loop {
+        if let Ok(len) = usize::try_from(call()) {
+            return Ok(len);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block(len: usize, kind: i32, data: &[u8]) -> Vec<u8> {
+        let mut bytes = [&len.to_ne_bytes()[..], &libc::SOL_SOCKET.to_ne_bytes(), &kind.to_ne_bytes(), data].concat();
+        bytes.resize(bytes.len().next_multiple_of(mem::align_of::<usize>()), 0);
+        bytes
+    }
+
+    #[test]
+    fn walks_blocks_of_every_kind_in_every_order() {
+        let credentials = block(HEADER + 12, libc::SCM_CREDENTIALS, &[7; 12]);
+        let rights = block(HEADER + 4, libc::SCM_RIGHTS, &5i32.to_ne_bytes());
+        for (first, second) in [(&credentials, &rights), (&rights, &credentials)] {
+            let bytes = [&first[..], &second[..]].concat();
+            let mut kinds: Vec<_> = Blocks(&bytes).map(|(_, kind, data)| (kind, data.len())).collect();
+            kinds.sort_unstable();
+            assert_eq!(kinds, [(libc::SCM_RIGHTS, 4), (libc::SCM_CREDENTIALS, 12)]);
+        }
+    }
+
+    #[test]
+    fn a_lying_length_neither_panics_nor_runs_on() {
+        for len in [0, 1, HEADER - 1, HEADER + 1, usize::MAX, usize::MAX - 7, HEADER + 4096] {
+            let bytes = block(len, libc::SCM_RIGHTS, &5i32.to_ne_bytes());
+            assert!(Blocks(&bytes).count() <= 2, "length {len}");
+        }
+        for len in 0..2 * HEADER {
+            assert!(Blocks(&vec![0xff; len]).count() <= 1);
+            assert_eq!(Blocks(&vec![0; len]).count(), 0);
+        }
+    }
+}

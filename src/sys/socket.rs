@@ -1,0 +1,61 @@
+//! [both] Socket options and events that nix does not wrap.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// SO_PASSRIGHTS, since Linux 6.16 (include/uapi/asm-generic/socket.h). The architectures with numbers of their own
+/// (alpha, mips, parisc, sparc) are left to the check at receipt.
+const SO_PASSRIGHTS: libc::c_int = 83;
+
+/// Bytes of a C int, on every platform that Rust has a Linux target for.
+const INT: libc::socklen_t = 4;
+
+/// The socket's address family (SO_DOMAIN). ENOTSOCK when it is no socket.
+pub(crate) fn domain(socket: BorrowedFd<'_>) -> io::Result<libc::c_int> {
+    get(socket, libc::SO_DOMAIN)
+}
+
+/// The socket's type (SO_TYPE).
+pub(crate) fn kind(socket: BorrowedFd<'_>) -> io::Result<libc::c_int> {
+    get(socket, libc::SO_TYPE)
+}
+
+/// Asks the kernel to refuse every message to this socket that carries descriptors: its sender gets EPERM (K18, K29).
+/// Answers whether the kernel can (Linux 6.16).
+pub(crate) fn refuse_descriptors(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    if cfg!(any(target_arch = "mips", target_arch = "mips64", target_arch = "sparc", target_arch = "sparc64")) {
+        return Ok(false);
+    }
+    match set(socket, SO_PASSRIGHTS, 0) {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether the peer has closed its end, or shut down its sending side. Does not wait.
+pub(crate) fn is_hung_up(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut event = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
+    // SAFETY: points to one pollfd, exclusively borrowed, and says that it is one.
+    let status = unsafe { libc::poll(&raw mut event, 1, 0) };
+    if status < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(event.revents & (libc::POLLRDHUP | libc::POLLHUP) != 0)
+}
+
+fn get(socket: BorrowedFd<'_>, option: libc::c_int) -> io::Result<libc::c_int> {
+    let mut value: libc::c_int = 0;
+    let mut len = INT;
+    // SAFETY: the kernel writes at most `len` bytes, the size of `value`, and any bytes are a c_int.
+    let status =
+        unsafe { libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, (&raw mut value).cast(), &mut len) };
+    if status == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
+}
+
+fn set(socket: BorrowedFd<'_>, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    // SAFETY: the kernel reads as many bytes as `value` has.
+    let status =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, (&raw const value).cast(), INT) };
+    if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

@@ -1,0 +1,206 @@
+//! [both] The wire format: bytes to values and back. No I/O, no allocation, total on every input.
+//!
+//! One message is one packet of the channel. A worker sends requests, the broker sends replies. All numbers are
+//! little-endian. A worker in another language needs nothing but these tables and a way to receive descriptors.
+//!
+//! # Header (every message, 20 bytes)
+//!
+//! | offset | size | field | value |
+//! |-------:|-----:|-------|-------|
+//! | 0  | 2 | magic | bytes `f` `b` ([`MAGIC`]) |
+//! | 2  | 1 | version | [`VERSION`] |
+//! | 3  | 1 | verb | a request's below 0x80, a reply's from 0x80 |
+//! | 4  | 8 | request id | chosen by the worker; the reply repeats it |
+//! | 12 | 4 | body length | bytes after the header, exactly |
+//! | 16 | 2 | descriptor count | descriptors that ride on this message, exactly |
+//! | 18 | 2 | flags | reserved: 0, or the message is malformed |
+//!
+//! A message is at most [`MAX_MESSAGE`] bytes with its header.
+//!
+//! # Requests
+//!
+//! | verb | name | body | granted with |
+//! |-----:|------|------|--------------|
+//! | 0x01 | hello | empty | no descriptor |
+//! | 0x10 | read | path, to the end of the body | a file open for reading |
+//! | 0x11 | write | path | an existing file open for writing |
+//! | 0x12 | append | path | an existing file open for writing at its end |
+//! | 0x13 | create | path | a file that did not exist before, open for writing |
+//! | 0x14 | scratch | empty | an unnamed temporary file, open for reading and writing |
+//! | 0x20 | listen | socket address | a listening TCP socket |
+//! | 0x21 | connect | socket address | a connected TCP socket |
+//!
+//! A request carries no descriptors. A path is bytes, not text, and has no terminator; its form is [`path`]'s.
+//! A request with a verb that is not in the table is answered (reason 5) and the channel lives.
+//!
+//! # Socket address
+//!
+//! | offset | size | field | value |
+//! |-------:|-----:|-------|-------|
+//! | 0 | 1 | family | 4 or 6 |
+//! | 1 | 1 | reserved | 0 |
+//! | 2 | 2 | port | |
+//! | 4 | 4 or 16 | address | in network order, as written |
+//! | 20 | 4 | scope id | family 6 only |
+//!
+//! # Replies
+//!
+//! | verb | name | body | descriptors |
+//! |-----:|------|------|-------------|
+//! | 0x80 | granted | empty | 1, or 0 in answer to hello |
+//! | 0x81 | refused | refusal | 0 |
+//!
+//! # Refusal (8 bytes)
+//!
+//! | offset | size | field | value |
+//! |-------:|-----:|-------|-------|
+//! | 0 | 2 | reason | see [`Reason`] |
+//! | 2 | 2 | reserved | 0 |
+//! | 4 | 4 | errno | Linux error number, 1 to 4095 |
+//!
+//! # Malformed
+//!
+//! Anything else is malformed: a wrong magic or version, a length or descriptor count that is not the packet's, a
+//! reserved bit, a verb's body in another form. The broker closes the channel on it; so does the client.
+
+pub mod path;
+
+mod cursor;
+mod reply;
+mod request;
+
+pub use reply::{Answer, Reason, Refusal, Reply};
+pub use request::{Ask, Request, Right};
+
+use cursor::{Reader, Writer};
+
+/// The first two bytes of every message, as a little-endian number.
+pub const MAGIC: u16 = u16::from_le_bytes(*b"fb");
+/// The version of the format in this crate.
+pub const VERSION: u8 = 1;
+/// Bytes of the header.
+pub const HEADER_LEN: usize = 20;
+/// Bytes of the largest message, header included.
+pub const MAX_MESSAGE: usize = 64 * 1024;
+/// Bytes of the largest reply, header included: a buffer of this size holds any.
+pub const MAX_REPLY: usize = HEADER_LEN + 8;
+
+/// Why received bytes are not a message. Only [`Malformed::UnknownVerb`] is answered; everything else ends the channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Malformed {
+    /// Fewer bytes than a header.
+    #[error("{0} bytes are fewer than the header's 20")]
+    Short(usize),
+    /// The first two bytes are not [`MAGIC`].
+    #[error("magic 0x{0:04x} is not fdbroker's")]
+    Magic(u16),
+    /// A version that this crate does not speak.
+    #[error("version {0} of the wire is not known here (this is version 1)")]
+    Version(u8),
+    /// More bytes than [`MAX_MESSAGE`].
+    #[error("the message is over 65536 bytes")]
+    Oversize,
+    /// The body length in the header is not what follows the header.
+    #[error("the header says {declared} bytes of body, {actual} came")]
+    Length {
+        /// What the header says.
+        declared: u32,
+        /// What came after the header.
+        actual: usize,
+    },
+    /// The descriptor count in the header is not the number that came, or not what the verb carries.
+    #[error("the header says {declared} descriptors, {actual} came")]
+    Descriptors {
+        /// What the header says.
+        declared: u16,
+        /// How many came.
+        actual: usize,
+    },
+    /// A reserved bit is set.
+    #[error("a reserved bit is set")]
+    Reserved,
+    /// The body is not in the form that the verb wants.
+    #[error("the body of verb 0x{0:02x} is malformed")]
+    Body(u8),
+    /// A well-formed request with a verb that is not in the table.
+    #[error("verb 0x{verb:02x} is not known here")]
+    UnknownVerb {
+        /// The request to answer.
+        id: u64,
+        /// Its verb.
+        verb: u8,
+    },
+}
+
+/// The buffer given to an `encode` is too small, or the message would be over [`MAX_MESSAGE`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the message does not fit: a message has at most 65536 bytes")]
+pub struct TooLong;
+
+/// The checked header of one message, and its body.
+struct Frame<'a> {
+    verb: u8,
+    id: u64,
+    descriptors: u16,
+    body: &'a [u8],
+}
+
+impl<'a> Frame<'a> {
+    /// Checks everything that does not depend on the verb. `descriptors` is the number that came with the bytes.
+    fn decode(bytes: &'a [u8], descriptors: usize) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(bytes);
+        let mut header = || {
+            Some((
+                reader.u16()?,
+                reader.u8()?,
+                reader.u8()?,
+                reader.u64()?,
+                reader.u32()?,
+                reader.u16()?,
+                reader.u16()?,
+            ))
+        };
+        let (magic, version, verb, id, length, count, flags) = header().ok_or(Malformed::Short(bytes.len()))?;
+        let body = reader.rest();
+        if magic != MAGIC {
+            return Err(Malformed::Magic(magic));
+        }
+        if version != VERSION {
+            return Err(Malformed::Version(version));
+        }
+        if bytes.len() > MAX_MESSAGE {
+            return Err(Malformed::Oversize);
+        }
+        if u32::try_from(body.len()) != Ok(length) {
+            return Err(Malformed::Length { declared: length, actual: body.len() });
+        }
+        if usize::from(count) != descriptors {
+            return Err(Malformed::Descriptors { declared: count, actual: descriptors });
+        }
+        if flags != 0 {
+            return Err(Malformed::Reserved);
+        }
+        Ok(Self { verb, id, descriptors: count, body })
+    }
+
+    /// Puts header and body into `buffer`, the body in `parts`. Answers the length of the message.
+    fn encode(verb: u8, id: u64, descriptors: u16, parts: &[&[u8]], buffer: &mut [u8]) -> Result<usize, TooLong> {
+        let body: usize = parts.iter().map(|part| part.len()).sum();
+        if body > MAX_MESSAGE - HEADER_LEN {
+            return Err(TooLong);
+        }
+        let body = u32::try_from(body).map_err(|_| TooLong)?;
+        let mut writer = Writer::new(buffer);
+        writer.put(&MAGIC.to_le_bytes());
+        writer.put(&[VERSION, verb]);
+        writer.put(&id.to_le_bytes());
+        writer.put(&body.to_le_bytes());
+        writer.put(&descriptors.to_le_bytes());
+        writer.put(&0u16.to_le_bytes());
+        for part in parts {
+            writer.put(part);
+        }
+        writer.len().ok_or(TooLong)
+    }
+}
