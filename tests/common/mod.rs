@@ -1,0 +1,52 @@
+//! What several tests need. Nothing here is a stand-in: it asks the kernel.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::PathBuf;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+/// The descriptors that this process has open, but for the one that looks.
+pub fn open_fds() -> usize {
+    fs::read_dir("/proc/self/fd").expect("/proc/self/fd").count() - 1
+}
+
+/// Resident memory of this process, in KiB.
+pub fn resident_kib() -> usize {
+    let status = fs::read_to_string("/proc/self/status").expect("/proc/self/status");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
+    line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number of KiB")
+}
+
+/// Device and inode of what a descriptor is open on.
+pub fn identity(fd: impl AsFd) -> (u64, u64) {
+    use std::os::unix::fs::MetadataExt;
+    let number = fd.as_fd().as_raw_fd();
+    let metadata = fs::metadata(format!("/proc/self/fd/{number}")).expect("an open descriptor");
+    (metadata.dev(), metadata.ino())
+}
+
+/// A new directory, by its real path, which a policy can name and every user can search.
+pub fn directory() -> (TempDir, PathBuf) {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = TempDir::new().expect("a temporary directory");
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
+    let path = directory.path().canonicalize().expect("its real path");
+    (directory, path)
+}
+
+/// Runs the test `name` of this test binary again in a process of its own, with `FDBROKER_TEST_ROLE` set to `role`: a
+/// test that finds the variable set takes the role instead of testing. For what changes the whole process (limits,
+/// closed descriptors, sessions) and for descriptor counts that parallel tests would disturb.
+pub fn rerun(name: &str, role: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("this test's program"));
+    command.args(["--exact", name, "--nocapture", "--test-threads=1"]).env("FDBROKER_TEST_ROLE", role);
+    command
+}
+
+/// The role that this process was started for by [`rerun`].
+pub fn role() -> Option<String> {
+    std::env::var("FDBROKER_TEST_ROLE").ok()
+}
