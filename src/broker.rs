@@ -153,14 +153,7 @@ impl fmt::Display for Record<'_> {
         write!(f, "{}: ", self.worker)?;
         match &self.event {
             Event::Request { ask, answer: Ok(()) } => write!(f, "{ask}: granted"),
-            Event::Request { ask, answer: Err(refusal) } => {
-                let word = match refusal.reason {
-                    Reason::Failed => "failed",
-                    _ => "refused",
-                };
-                let error = io::Error::from_raw_os_error(refusal.errno);
-                write!(f, "{ask}: {word} ({:?}): {error}", refusal.reason)
-            }
+            Event::Request { ask, answer: Err(refusal) } => write!(f, "{ask}: not granted: {refusal}"),
             Event::UnknownVerb(verb) => write!(f, "verb 0x{verb:02x}: refused"),
             Event::End(Ok(())) => write!(f, "end: hung up"),
             Event::End(Err(fault)) => write!(f, "end: {}", fault.to_string().escape_debug()),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use crate::sandbox::Step;
 use crate::wire::path::PathError;
-use crate::wire::{Malformed, Reason, Refusal};
+use crate::wire::{Malformed, Refusal};
 
 /// Why a message was not sent or received. In every case nothing was delivered in part and no descriptor was kept.
 #[derive(Debug, thiserror::Error)]
@@ -138,7 +138,7 @@ pub enum ClientError {
         source: PathError,
     },
     /// The broker said no, with an errno.
-    #[error("{asked}: {}: {}", why(.refusal.reason), io::Error::from_raw_os_error(.refusal.errno))]
+    #[error("{asked}: {refusal}")]
     Refused {
         /// Verb and object.
         asked: String,
@@ -165,16 +165,6 @@ pub enum ClientError {
     /// The descriptor that was to be the channel is none.
     #[error("standard input is not a channel to a broker: {0}")]
     NoChannel(#[source] ChannelError),
-}
-
-fn why(reason: Reason) -> &'static str {
-    match reason {
-        Reason::Denied => "the policy has no rule that allows it",
-        Reason::Path => "the broker does not take such a path",
-        Reason::Failed => "the policy allows it, but the system call failed",
-        Reason::Kind => "the policy allows it for a regular file, and this is none",
-        Reason::Verb => "the broker does not know this request",
-    }
 }
 
 impl ClientError {

@@ -39,6 +39,8 @@ pub enum Step {
     DieWithParent,
     /// Landlock: landlock_restrict_self(2).
     Landlock,
+    /// Unblocking all signals: rt_sigprocmask(2).
+    SignalMask,
     /// The system-call filters: seccomp(2).
     Seccomp,
     /// The program: execve(2).
@@ -46,7 +48,7 @@ pub enum Step {
 }
 
 impl Step {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Descriptors,
         Self::UserNamespace,
         Self::IdMaps,
@@ -58,6 +60,7 @@ impl Step {
         Self::NoNewPrivs,
         Self::DieWithParent,
         Self::Landlock,
+        Self::SignalMask,
         Self::Seccomp,
         Self::Exec,
     ];
@@ -77,6 +80,7 @@ impl Step {
             Self::NoNewPrivs => "no_new_privs",
             Self::DieWithParent => "die with parent",
             Self::Landlock => "landlock",
+            Self::SignalMask => "signal mask",
             Self::Seccomp => "seccomp",
             Self::Exec => "exec",
         }
@@ -129,7 +133,7 @@ impl Failure {
 
 /// Makes `command` take the plan's steps in the child, before exec. A step that fails ends the child, and `spawn` returns
 /// its errno; steps that may fail are only reported. std has by then put standard input, output and error in place,
-/// emptied the signal mask and reset SIGPIPE.
+/// and reset SIGPIPE.
 pub(crate) fn attach(command: &mut Command, plan: Plan) {
     // SAFETY: `take_steps` allocates nothing, takes no lock, and calls only system calls (directly or through
     // functions of libc and seccompiler that do no more than make them), which is what a forked child of a
@@ -181,6 +185,7 @@ fn take_steps(plan: &Plan) -> io::Result<()> {
         let status = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0) };
         required(Step::Landlock, if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) })?;
     }
+    required(Step::SignalMask, unblock_signals())?;
     for filter in &plan.filters {
         required(Step::Seccomp, apply_filter(filter))?;
     }
@@ -256,6 +261,17 @@ fn die_with(parent: libc::pid_t) -> io::Result<()> {
     // It may have died before it was watched.
     // SAFETY: takes nothing.
     if unsafe { libc::getppid() } == parent { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
+}
+
+/// A blocked signal stays blocked across exec.
+fn unblock_signals() -> io::Result<()> {
+    // SAFETY: all zeros is a signal set, the empty one on Linux.
+    let none: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `none` outlives the call; a null pointer asks for no old mask.
+    match unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &none, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
 }
 
 fn apply_filter(filter: &BpfProgram) -> io::Result<()> {

@@ -1,5 +1,7 @@
 //! [both] What the broker answers.
 
+use std::{fmt, io};
+
 use super::{Frame, Malformed, Reader, TooLong};
 
 /// One reply as it stands on the wire.
@@ -63,6 +65,26 @@ impl Reason {
 
     fn from_code(code: u16) -> Option<Self> {
         Self::ALL.into_iter().find(|reason| reason.code() == code)
+    }
+}
+
+/// In words, for a line of a log.
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Denied => "no rule of the policy allows it",
+            Self::Path => "no policy takes such a path",
+            Self::Failed => "the policy allows it, but the system call failed",
+            Self::Kind => "the policy allows a regular file, and this is none",
+            Self::Verb => "the broker does not know this request",
+        })
+    }
+}
+
+/// The reason and the errno, in words.
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.reason, io::Error::from_raw_os_error(self.errno))
     }
 }
 
