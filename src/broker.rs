@@ -1,4 +1,4 @@
-//! [broker] Receive, decode, decide, open, reply: one thread a worker.
+//! `[broker]` Receive, decode, decide, open, reply: one thread a worker.
 
 use std::any::Any;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! [worker] The verbs.
+//! `[worker]` The verbs.
 
 use std::fmt;
 use std::fs::File;

@@ -1,4 +1,4 @@
-//! [both] Errors, by what the caller can do next. Each converts into [`std::io::Error`] with the errno, where there is
+//! `[both]` Errors, by what the caller can do next. Each converts into [`std::io::Error`] with the errno, where there is
 //! one, so that `?` works in functions that return `io::Result`.
 
 use std::io;

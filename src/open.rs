@@ -1,4 +1,4 @@
-//! [broker] Permit to descriptor: the only place that opens, binds or connects anything for a worker.
+//! `[broker]` Permit to descriptor: the only place that opens, binds or connects anything for a worker.
 //!
 //! A name is resolved by `openat2(2)` beneath the rule's pinned root: no symbolic link is followed, no magic link, and
 //! nothing leads out. What was opened is then asked what it is; anything but a regular file is closed again.

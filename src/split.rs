@@ -1,4 +1,4 @@
-//! [both] Broker and worker from one main function.
+//! `[both]` Broker and worker from one main function.
 
 use std::error::Error;
 use std::fmt;

@@ -57,13 +57,13 @@ impl Arguments {
             return Ok(None);
         }
         while let Some(name) = arguments.next() {
-            let mut value = || arguments.next().ok_or_else(|| format!("{} wants a value", name.display()));
+            let mut value = || arguments.next().ok_or_else(|| format!("{} wants a value", name.to_string_lossy()));
             match name.to_str() {
                 Some("--serve") => directory = Some(PathBuf::from(value()?)),
                 Some("--listen") => listen = Some(value()?.to_string_lossy().parse()?),
                 Some("--log") => log = Some(PathBuf::from(value()?)),
                 Some("--attempts") => attempts = true,
-                _ => return Err(format!("{} is not known", name.display()).into()),
+                _ => return Err(format!("{} is not known", name.to_string_lossy()).into()),
             }
         }
         let directory = directory.ok_or("--serve is missing")?;

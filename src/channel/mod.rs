@@ -1,4 +1,4 @@
-//! [both] One message with its descriptors, whole or not at all.
+//! `[both]` One message with its descriptors, whole or not at all.
 
 mod packet;
 mod sendfd;

@@ -1,4 +1,4 @@
-//! [both] The buffers of a receive, used again and again.
+//! `[both]` The buffers of a receive, used again and again.
 
 use std::fmt;
 use std::os::fd::OwnedFd;

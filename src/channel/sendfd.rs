@@ -1,4 +1,4 @@
-//! [both] The traits of the crate sendfd, so that code written against them takes a [`Channel`] and gains its safety.
+//! `[both]` The traits of the crate sendfd, so that code written against them takes a [`Channel`] and gains its safety.
 //!
 //! What changes for such code: received descriptors are close-on-exec; a message with more bytes or more descriptors
 //! than the buffers hold is an error with everything closed, not a silent cut; a full descriptor table is EMFILE, not

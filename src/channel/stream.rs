@@ -1,4 +1,4 @@
-//! [both] Messages over SOCK_STREAM, where the kernel keeps no boundaries.
+//! `[both]` Messages over SOCK_STREAM, where the kernel keeps no boundaries.
 //!
 //! A frame is a header of 8 bytes and the message's bytes; the descriptors ride on the first of them.
 //!

@@ -1,4 +1,4 @@
-//! [broker] Request to permit or refusal. Deciding does no I/O, allocates nothing, and takes as long with ten thousand
+//! `[broker]` Request to permit or refusal. Deciding does no I/O, allocates nothing, and takes as long with ten thousand
 //! rules as with ten.
 //!
 //! **The most specific rule decides, alone:** a rule for exactly the path before any tree, and of the trees the nearest.

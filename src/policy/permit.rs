@@ -1,4 +1,4 @@
-//! [broker] A yes, with its terms.
+//! `[broker]` A yes, with its terms.
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! [broker] The directories of a policy, opened once when it is built. The only I/O of the policy.
+//! `[broker]` The directories of a policy, opened once when it is built. The only I/O of the policy.
 
 use std::ffi::OsStr;
 use std::io;

@@ -1,4 +1,4 @@
-//! [broker] Rules, as a program writes them.
+//! `[broker]` Rules, as a program writes them.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! [broker] What was enforced, not what was asked.
+//! `[broker]` What was enforced, not what was asked.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! [broker -> worker] System-call filters.
+//! `[broker -> worker]` System-call filters.
 //!
 //! Two filters work together. The first lists what is allowed; anything else is ENOSYS, so that the C library takes its
 //! older ways where it knows some. The second lists what is refused by name with EPERM: it adds no protection, only a

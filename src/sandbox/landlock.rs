@@ -1,4 +1,4 @@
-//! [broker -> worker] Landlock rulesets.
+//! `[broker -> worker]` Landlock rulesets.
 
 use std::fs::File;
 use std::io;

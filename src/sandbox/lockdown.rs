@@ -1,4 +1,4 @@
-//! [worker] The second half of the sandbox, by the worker's own word once it runs.
+//! `[worker]` The second half of the sandbox, by the worker's own word once it runs.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! [broker -> worker] Starting a program as a worker: with a channel, and with nothing else.
+//! `[broker -> worker]` Starting a program as a worker: with a channel, and with nothing else.
 
 mod enforced;
 mod filter;

@@ -1,4 +1,4 @@
-//! [broker -> worker] Starting the process: everything is prepared here, and done in the child by `sys::child`.
+//! `[broker -> worker]` Starting the process: everything is prepared here, and done in the child by `sys::child`.
 
 use std::fs::File;
 use std::io::{self, Read};

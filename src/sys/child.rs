@@ -1,4 +1,4 @@
-//! [broker -> worker] What happens in a new process between fork and exec.
+//! `[broker -> worker]` What happens in a new process between fork and exec.
 //!
 //! The parent may have threads, so the child may hold any lock: it makes system calls and touches memory that was
 //! prepared before the fork, and does nothing else. It does not allocate. The order of the steps matters: a wrong one

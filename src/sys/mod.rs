@@ -1,4 +1,4 @@
-//! [both] The only `unsafe` of the crate: system calls that no dependency wraps in the way this crate needs them.
+//! `[both]` The only `unsafe` of the crate: system calls that no dependency wraps in the way this crate needs them.
 //!
 //! What is here is small, says for each block why it is sound, and has a safe signature.
 #![allow(unsafe_code)]

@@ -1,4 +1,4 @@
-//! [both] sendmsg(2) and recvmsg(2) with SCM_RIGHTS.
+//! `[both]` sendmsg(2) and recvmsg(2) with SCM_RIGHTS.
 //!
 //! Receiving owns every descriptor that the kernel installed before anything else can happen, sets close-on-exec in
 //! the same system call, and says what was cut. The rows K1 to K31 that comments name are facts of the kernel that

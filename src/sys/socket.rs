@@ -1,4 +1,4 @@
-//! [both] Socket options and events that nix does not wrap.
+//! `[both]` Socket options and events that nix does not wrap.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};

@@ -1,4 +1,4 @@
-//! [both] Reading and writing little-endian fields, bounds checked, without allocating.
+//! `[both]` Reading and writing little-endian fields, bounds checked, without allocating.
 
 /// Takes fields off the front of received bytes. Every method answers `None` when too few bytes are left.
 pub(super) struct Reader<'a>(&'a [u8]);

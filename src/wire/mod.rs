@@ -1,4 +1,4 @@
-//! [both] The wire format: bytes to values and back. No I/O, no allocation, total on every input.
+//! `[both]` The wire format: bytes to values and back. No I/O, no allocation, total on every input.
 //!
 //! One message is one packet of the channel. A worker sends requests, the broker sends replies. All numbers are
 //! little-endian. A worker in another language needs nothing but these tables and a way to receive descriptors.

@@ -1,4 +1,4 @@
-//! [both] The form of a path in a request and in a rule.
+//! `[both]` The form of a path in a request and in a rule.
 //!
 //! A path is absolute and has plain components only: bytes other than `/` and NUL, one slash before each component
 //! and none after the last. No component is `.` or `..`; `..name` is a plain component. What stands here is decided on

@@ -1,4 +1,4 @@
-//! [both] What the broker answers.
+//! `[both]` What the broker answers.
 
 use std::{fmt, io};
 

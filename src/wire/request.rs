@@ -1,4 +1,4 @@
-//! [both] What a worker asks.
+//! `[both]` What a worker asks.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
