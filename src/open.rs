@@ -93,8 +93,12 @@ fn open_beneath(root: &Root, name: &[u8], right: Right, mode: Mode) -> Result<Ow
 /// seen to ask even once (K13).
 const RETRIES: usize = 64;
 
+/// The mode is set because tempfile leaves it to the broker's umask, and a file without a name can still be opened again
+/// through /proc by who may look into a holder of it.
 fn scratch(directory: &Path) -> Result<OwnedFd, Refusal> {
-    tempfile::tempfile_in(directory).map(OwnedFd::from).map_err(failed)
+    let fd = OwnedFd::from(tempfile::tempfile_in(directory).map_err(failed)?);
+    fchmod(&fd, Mode::S_IRUSR | Mode::S_IWUSR).map_err(|errno| failed(errno.into()))?;
+    Ok(fd)
 }
 
 fn listen_on(address: SocketAddr, rule: &ListenRule) -> Result<OwnedFd, Errno> {
