@@ -403,7 +403,7 @@ fn o_05_the_systems_own_refusal_is_told_as_such() {
     let (_keep, root) = directory();
     let path = root.join("unreadable");
     fs::write(&path, b"").unwrap();
-    fs::set_permissions(&path, Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o000)).unwrap();
     let (_service, client) = client(policy(Rule::file(&path).read()));
     if nix::unistd::geteuid().is_root() {
         eprintln!("SKIPPED the rest of O-05: root may read every file");
