@@ -6,10 +6,10 @@ mod common;
 use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
 
-use common::served::{Raw, alone, ended, pair, raw, raw_of, raw_where_descriptors_arrive};
+use common::served::{Raw, alone, ended, pair, pair_of, raw, raw_of, raw_where_descriptors_arrive};
 use common::{directory, open_fds};
 use fdbroker::wire::{Answer, Ask, HEADER_LEN, MAX_MESSAGE, Malformed, Reason, Refusal, Reply, Request, Right};
-use fdbroker::{Broker, ChannelError, Fault, Policy, Rule, Service};
+use fdbroker::{Broker, ChannelError, Fault, Kind, Policy, Rule, Service};
 
 fn policy() -> Policy {
     Policy::builder().allow(Rule::file("/etc/passwd").read()).build().unwrap()
@@ -295,8 +295,9 @@ fn p_21_a_worker_that_asks_and_is_gone() {
     }
     common::served::default_sigpipe();
     let baseline = open_fds();
-    for requests in [1, 2, 10, 100, 200] {
-        let (theirs, ours) = pair();
+    // Of the two kinds, the kernel raises SIGPIPE for a stream.
+    for (requests, kind) in [1, 2, 10, 100, 200].into_iter().flat_map(|n| [(n, Kind::SeqPacket), (n, Kind::Stream)]) {
+        let (theirs, ours) = pair_of(kind);
         let mut worker = Raw::new(ours);
         for _ in 0..requests {
             worker.send(READ);

@@ -13,10 +13,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::served::{Raw, alone, client_of, default_sigpipe, ended, inherited, limit_descriptors, raw_of, start};
+use common::served::{
+    Raw, alone, client_of, default_sigpipe, ended, inherited, limit_descriptors, pair_of, raw_of, start,
+};
 use common::{directory, identity};
 use fdbroker::wire::{Ask, Right};
-use fdbroker::{Broker, ChannelError, Client, ClientError, Event, Fault, Policy, Rule};
+use fdbroker::{Broker, ChannelError, Client, ClientError, Event, Fault, Kind, Policy, Rule};
 use nix::sys::signal::{Signal, raise};
 
 /// What a waiting worker and a patient test have in common: neither takes long.
@@ -131,6 +133,10 @@ fn l_02_the_broker_is_dead_before_the_worker_asks() {
             is_disconnected(client.scratch());
         }
     }
+    // Of the two kinds, the kernel raises SIGPIPE for a stream.
+    let (theirs, ours) = pair_of(Kind::Stream);
+    drop(theirs);
+    is_disconnected(Client::new(ours).read("/etc/passwd"));
 }
 
 /// A request for this is the broker's death.

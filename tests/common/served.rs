@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fdbroker::wire::{Answer, Ask, MAX_MESSAGE, Refusal, Reply, Request};
-use fdbroker::{Broker, Channel, Client, Fault, Packet, Policy, Service};
+use fdbroker::{Broker, Channel, Client, Fault, Kind, Packet, Policy, Service};
 use nix::sys::socket::{MsgFlags, SetSockOpt};
 
 /// Nothing in these tests takes as long as this. What does, hangs.
@@ -15,7 +15,12 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A channel of which the worker's end gives up waiting some day.
 pub fn pair() -> (Channel, Channel) {
-    let (theirs, ours) = Channel::pair().expect("a channel");
+    pair_of(Kind::SeqPacket)
+}
+
+/// As [`pair`], of another kind.
+pub fn pair_of(kind: Kind) -> (Channel, Channel) {
+    let (theirs, ours) = Channel::pair_of(kind).expect("a channel");
     ours.set_recv_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
     ours.set_send_timeout(Some(PATIENCE)).expect("SO_SNDTIMEO");
     (theirs, ours)
