@@ -6,7 +6,7 @@ mod common;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
@@ -53,6 +53,12 @@ fn is_nonblocking(fd: impl AsFd) -> bool {
     OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL).unwrap()).contains(OFlag::O_NONBLOCK)
 }
 
+/// Ends a listener at once. To close it is not enough: another test may be starting a process in this moment, which holds
+/// every descriptor until it executes its program.
+fn end(listener: TcpListener) {
+    nix::sys::socket::shutdown(listener.as_raw_fd(), nix::sys::socket::Shutdown::Both).unwrap();
+}
+
 /// Sends a byte from one side to the other.
 fn carries(mut from: &TcpStream, mut to: &TcpStream) {
     from.write_all(b"!").unwrap();
@@ -89,7 +95,8 @@ fn s_01_a_listener_is_exactly_the_rules() {
     refused(client.connect(allowed), Reason::Denied, libc::EACCES);
     // While the first one lives, the kernel has its say.
     refused(client.listen(allowed), Reason::Failed, libc::EADDRINUSE);
-    drop((listener, outside));
+    drop(outside);
+    end(listener);
     client.listen(allowed).unwrap();
 }
 
@@ -132,6 +139,7 @@ fn s_01_ipv6_listeners_take_ipv6_only() {
         // The number of the interface is a part of the address.
         let scoped = SocketAddr::V6(SocketAddrV6::new(Ipv6Addr::LOCALHOST, port, 0, 1));
         refused(client.listen(scoped), Reason::Denied, libc::EACCES);
+        end(listener);
     }
 }
 
@@ -222,7 +230,7 @@ fn s_02_a_connection_is_exactly_the_rules() {
     refused(client.connect((listed.ip(), 8088).into()), Reason::Denied, libc::EACCES);
     refused(client.listen(listed), Reason::Denied, libc::EACCES);
     assert_eq!(silent.accept().unwrap_err().kind(), ErrorKind::WouldBlock, "nobody knocked");
-    drop(listener);
+    end(listener);
     refused(client.connect(listed), Reason::Failed, libc::ECONNREFUSED);
     let error: std::io::Error = client.connect(listed).unwrap_err().into();
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
