@@ -3,11 +3,11 @@
 use std::any::Any;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use std::thread::{self, Builder, JoinHandle};
+use std::time::{Duration, Instant};
 
 use crate::channel::{Channel, Packet};
 use crate::error::{ChannelError, Fault};
@@ -30,6 +30,9 @@ type Audit = dyn Fn(&Record<'_>) + Send + Sync;
 /// Bytes of replies that may wait for a worker (SO_SNDBUF; the kernel counts its own overhead and doubles it). It bounds
 /// the descriptors that one worker can have in flight to a few dozen: the kernel counts them for the broker's whole user.
 const REPLY_BUFFER: usize = 16 * 1024;
+
+/// How long to wait before asking again whether there is room for a descriptor in flight: the kernel does not tell.
+const ROOM_AGAIN: Duration = Duration::from_millis(1);
 
 impl Broker {
     /// A broker without an audit, that waits 10 seconds for a worker to read its replies.
@@ -71,8 +74,13 @@ impl Broker {
         channel.set_nonblocking(false)?;
         channel.set_send_buffer(REPLY_BUFFER)?;
         let channel = Arc::new(channel);
-        let desk =
-            Desk { name: name.into(), channel: channel.clone(), policy: policy.into(), audit: self.audit.clone() };
+        let desk = Desk {
+            name: name.into(),
+            channel: channel.clone(),
+            policy: policy.into(),
+            audit: self.audit.clone(),
+            reply_timeout: self.reply_timeout,
+        };
         let thread_name = desk.name.replace('\0', "\u{fffd}");
         let thread = Builder::new().name(thread_name).spawn(move || desk.attend())?;
         Ok(Service { channel, thread })
@@ -167,6 +175,7 @@ struct Desk {
     channel: Arc<Channel>,
     policy: Arc<Policy>,
     audit: Arc<Audit>,
+    reply_timeout: Duration,
 }
 
 impl Desk {
@@ -223,17 +232,42 @@ impl Desk {
     }
 
     fn reply(&self, id: u64, answer: &Result<Option<OwnedFd>, Refusal>) -> Result<(), ChannelError> {
-        let mut buffer = [0; MAX_REPLY];
-        let mut send = |answer, fds: &[_]| {
-            // Cannot be too long: the buffer holds any reply.
-            let len = Reply { id, answer }.encode(&mut buffer).map_err(|_| ChannelError::TooLarge)?;
-            self.channel.send(&buffer[..len], fds)
-        };
         match answer {
-            Ok(Some(fd)) => send(Answer::Granted { descriptors: 1 }, &[fd.as_fd()]),
-            Ok(None) => send(Answer::Granted { descriptors: 0 }, &[]),
-            Err(refusal) => send(Answer::Refused(*refusal), &[]),
+            Ok(Some(fd)) => self.grant(id, fd.as_fd()),
+            Ok(None) => self.send(id, Answer::Granted { descriptors: 0 }, &[]),
+            Err(refusal) => self.send(id, Answer::Refused(*refusal), &[]),
         }
+    }
+
+    /// The kernel counts the descriptors that wait in all queues together for the broker's whole user (K9), so workers that
+    /// do not read can leave no room for another's. Who has unread replies is given up after the reply timeout, as if the
+    /// queue were full. Who has none waits for that to happen: twice as long, and asks more often than they do, so as to
+    /// come first when there is room. If there still is none, that is no fault, and the worker is told.
+    fn grant(&self, id: u64, fd: BorrowedFd<'_>) -> Result<(), ChannelError> {
+        let mut since = None;
+        loop {
+            match self.send(id, Answer::Granted { descriptors: 1 }, &[fd]) {
+                Err(ChannelError::Os { source, .. }) if source.raw_os_error() == Some(libc::ETOOMANYREFS) => {}
+                done => return done,
+            }
+            let waited = since.get_or_insert_with(Instant::now).elapsed();
+            match self.channel.has_unread()? {
+                true if waited < self.reply_timeout => thread::sleep(20 * ROOM_AGAIN),
+                true => return Err(ChannelError::TimedOut),
+                false if waited < self.reply_timeout.saturating_mul(2) => thread::sleep(ROOM_AGAIN),
+                false => {
+                    let refusal = Refusal { reason: Reason::Failed, errno: libc::ETOOMANYREFS };
+                    return self.send(id, Answer::Refused(refusal), &[]);
+                }
+            }
+        }
+    }
+
+    fn send(&self, id: u64, answer: Answer, fds: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
+        let mut buffer = [0; MAX_REPLY];
+        // Cannot be too long: the buffer holds any reply.
+        let len = Reply { id, answer }.encode(&mut buffer).map_err(|_| ChannelError::TooLarge)?;
+        self.channel.send(&buffer[..len], fds)
     }
 
     fn record(&self, event: Event<'_>) {

@@ -8,19 +8,20 @@
 use std::ffi::CStr;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use libc::{S_IFMT, S_IFREG};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, listen, setsockopt, socket, sockopt,
+    AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, setsockopt, socket as new_socket, sockopt,
 };
 use nix::sys::stat::{Mode, fchmod, fstat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 
 use crate::policy::{ConnectRule, Grant, ListenRule, Permit, Root};
+use crate::sys::socket;
 use crate::wire::path::PATH_MAX;
 use crate::wire::{Reason, Refusal, Right};
 
@@ -35,7 +36,7 @@ pub fn open(permit: Permit<'_>) -> Result<OwnedFd, Refusal> {
         Grant::File { root, name, right: Right::Create, mode } => create(root, name, mode),
         Grant::File { root, name, right, .. } => open_existing(root, name, right),
         Grant::Scratch { directory } => scratch(directory),
-        Grant::Listen { address, rule } => listen_on(address, rule).map_err(|errno| failed(errno.into())),
+        Grant::Listen { address, rule } => listen_on(address, rule).map_err(failed),
         Grant::Connect { address, rule } => connect_to(address, rule).map_err(failed),
     }
 }
@@ -93,15 +94,19 @@ fn open_beneath(root: &Root, name: &[u8], right: Right, mode: Mode) -> Result<Ow
 /// seen to ask even once (K13).
 const RETRIES: usize = 64;
 
+/// The mode is set because tempfile leaves it to the broker's umask, and a file without a name can still be opened again
+/// through /proc by who may look into a holder of it.
 fn scratch(directory: &Path) -> Result<OwnedFd, Refusal> {
-    tempfile::tempfile_in(directory).map(OwnedFd::from).map_err(failed)
+    let fd = OwnedFd::from(tempfile::tempfile_in(directory).map_err(failed)?);
+    fchmod(&fd, Mode::S_IRUSR | Mode::S_IWUSR).map_err(|errno| failed(errno.into()))?;
+    Ok(fd)
 }
 
-fn listen_on(address: SocketAddr, rule: &ListenRule) -> Result<OwnedFd, Errno> {
+fn listen_on(address: SocketAddr, rule: &ListenRule) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let mut flags = SockFlag::SOCK_CLOEXEC;
     flags.set(SockFlag::SOCK_NONBLOCK, rule.nonblocking);
-    let fd = socket(family, SockType::Stream, flags, None)?;
+    let fd = new_socket(family, SockType::Stream, flags, None)?;
     setsockopt(&fd, sockopt::ReuseAddr, &true)?;
     if rule.reuse_port {
         setsockopt(&fd, sockopt::ReusePort, &true)?;
@@ -113,7 +118,7 @@ fn listen_on(address: SocketAddr, rule: &ListenRule) -> Result<OwnedFd, Errno> {
         SocketAddr::V4(v4) => bind(fd.as_raw_fd(), &SockaddrIn::from(v4))?,
         SocketAddr::V6(v6) => bind(fd.as_raw_fd(), &SockaddrIn6::from(v6))?,
     }
-    listen(&fd, Backlog::new(rule.backlog)?)?;
+    socket::listen(fd.as_fd(), rule.backlog)?;
     Ok(fd)
 }
 

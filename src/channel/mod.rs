@@ -185,6 +185,11 @@ impl Channel {
         setsockopt(&self.socket, sockopt::SndBuf, &bytes).map_err(|errno| os("setsockopt(SO_SNDBUF)", errno.into()))
     }
 
+    /// Whether the peer has not received everything that was sent to it.
+    pub(crate) fn has_unread(&self) -> Result<bool, ChannelError> {
+        socket::has_unread(self.as_fd()).map_err(|error| os("ioctl(SIOCOUTQ)", error))
+    }
+
     /// Ends the traffic in both directions: whoever waits on either end is told of a hang-up.
     pub(crate) fn shut_down(&self) {
         let _ = nix::sys::socket::shutdown(self.socket.as_raw_fd(), nix::sys::socket::Shutdown::Both);

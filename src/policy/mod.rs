@@ -185,7 +185,7 @@ impl PolicyBuilder {
 impl Policy {
     fn add_file(&mut self, rule: FileRule) -> Result<(), PolicyError> {
         let FileRule { path, scope, rights, mode } = rule;
-        if scope == Scope::Beneath && path == Path::new("/") {
+        if scope == Scope::Beneath && path.as_os_str() == "/" {
             return Err(unfit("/", "it would grant every file there is; name the directories that are meant"));
         }
         check_path(&path)?;

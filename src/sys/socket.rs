@@ -44,6 +44,21 @@ pub(crate) fn is_hung_up(socket: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(event.revents & (libc::POLLRDHUP | libc::POLLHUP) != 0)
 }
 
+/// Whether something that was sent through this socket has not been received (SIOCOUTQ, which has TIOCOUTQ's number).
+pub(crate) fn has_unread(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the kernel writes one c_int, which is exclusively borrowed.
+    let status = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if status == 0 { Ok(bytes > 0) } else { Err(io::Error::last_os_error()) }
+}
+
+/// listen(2), with any backlog: nix refuses one over libc's SOMAXCONN, where the kernel cuts it to `net.core.somaxconn`.
+pub(crate) fn listen(socket: BorrowedFd<'_>, backlog: libc::c_int) -> io::Result<()> {
+    // SAFETY: takes numbers.
+    let status = unsafe { libc::listen(socket.as_raw_fd(), backlog) };
+    if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 fn get(socket: BorrowedFd<'_>, option: libc::c_int) -> io::Result<libc::c_int> {
     let mut value: libc::c_int = 0;
     let mut len = INT;
