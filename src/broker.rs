@@ -28,8 +28,8 @@ pub struct Broker {
 type Audit = dyn Fn(&Record<'_>) + Send + Sync;
 
 /// Bytes of replies that may wait for a worker (SO_SNDBUF; the kernel counts its own overhead and doubles it). It bounds
-/// the descriptors that one worker can have in flight to a few dozen: the kernel counts them for the broker's whole user.
-const REPLY_BUFFER: usize = 16 * 1024;
+/// the descriptors that one worker can have in flight to about a dozen: the kernel counts them for the broker's whole user.
+const REPLY_BUFFER: usize = 4 * 1024;
 
 /// How long to wait before asking again whether there is room for a descriptor in flight: the kernel does not tell.
 const ROOM_AGAIN: Duration = Duration::from_millis(1);
