@@ -7,7 +7,8 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
-use nix::fcntl::OFlag;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
 use nix::unistd::{Uid, User, getegid, geteuid, pipe2};
 
 use super::{Enforced, Layer, Sandbox, filter, landlock};
@@ -29,6 +30,7 @@ pub(super) fn spawn(sandbox: Sandbox) -> Result<(Child, Channel, Enforced), Spaw
     let program = &sandbox.program;
     let prepare = |what| move |source| SpawnError::Prepare { program: program.clone(), what, source };
 
+    let (_occupied, null) = occupy_stdio();
     let ids = ids(sandbox.run_as.as_ref()).map_err(prepare("choosing the user"))?;
     let file = landlock::open_path(&sandbox.program).map_err(prepare("opening the program"))?;
     let file = File::from(above_stdio(file.into()).map_err(prepare("fcntl"))?);
@@ -44,6 +46,7 @@ pub(super) fn spawn(sandbox: Sandbox) -> Result<(Child, Channel, Enforced), Spaw
     let (here, there) = Channel::pair().map_err(|error| prepare("making the channel")(error.into()))?;
     let plan = Plan {
         status: status_writer,
+        null,
         id_maps: ids.is_none().then(id_maps),
         ids,
         parent: sandbox.die_with_parent.then(|| nix::unistd::getpid().as_raw()),
@@ -162,8 +165,22 @@ fn status_pipe() -> io::Result<(File, OwnedFd)> {
     Ok((reader.into(), above_stdio(writer)?))
 }
 
+/// Occupies those of 0, 1 and 2 that the broker has closed, for as long as the first half of the answer lives: std puts
+/// the worker's own over these numbers, and would do so over what it opens for the worker. The second half is /dev/null,
+/// out of the way, if there is one.
+fn occupy_stdio() -> (Vec<OwnedFd>, Option<OwnedFd>) {
+    let mut occupied = Vec::new();
+    while let Ok(fd) = open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()) {
+        if fd.as_raw_fd() > 2 {
+            return (occupied, Some(fd));
+        }
+        occupied.push(fd);
+    }
+    (occupied, None)
+}
+
 /// std puts the worker's standard descriptors into place over 0, 1 and 2 before our steps are taken: what those need
-/// must not lie there, as it would in a broker that has closed some of the three.
+/// must not lie there, as it would in a broker that has closed some of the three and has no /dev/null.
 fn above_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {
     if fd.as_raw_fd() > 2 { Ok(fd) } else { fd.as_fd().try_clone_to_owned() }
 }

@@ -93,6 +93,8 @@ impl fmt::Display for Step {
 pub(crate) struct Plan {
     /// Where failures are reported. Not one of 0, 1 and 2.
     pub(crate) status: OwnedFd,
+    /// /dev/null, if there is one. Not one of 0, 1 and 2.
+    pub(crate) null: Option<OwnedFd>,
     /// Lines for uid_map and gid_map, for a user namespace of its own.
     pub(crate) id_maps: Option<[String; 2]>,
     /// uid and gid to become.
@@ -129,7 +131,7 @@ impl Failure {
 
 /// Makes `command` take the plan's steps in the child, before exec. A step that fails ends the child, and `spawn` returns
 /// its errno; steps that may fail are only reported. std has by then put standard input, output and error in place,
-/// emptied the signal mask and reset SIGPIPE.
+/// and reset SIGPIPE. The signal mask it leaves as it was in the thread that spawned.
 pub(crate) fn attach(command: &mut Command, plan: Plan) {
     // SAFETY: `take_steps` allocates nothing, takes no lock, and calls only system calls (directly or through
     // functions of libc and seccompiler that do no more than make them), which is what a forked child of a
@@ -153,6 +155,9 @@ fn take_steps(plan: &Plan) -> io::Result<()> {
 
     // Not closed here: the status pipe, std's own and Landlock's are still needed; exec closes them.
     required(Step::Descriptors, close_on_exec_from(3))?;
+    if let Some(null) = &plan.null {
+        required(Step::Descriptors, complete_stdio(null))?;
+    }
     let mut privileged = plan.ids.is_some();
     if let Some(maps) = &plan.id_maps {
         // Some systems allow the namespace and then refuse everything in it: that is for the maps to find out.
@@ -184,6 +189,8 @@ fn take_steps(plan: &Plan) -> io::Result<()> {
     for filter in &plan.filters {
         required(Step::Seccomp, apply_filter(filter))?;
     }
+    // Last, because a handler of the parent's would run here until exec takes it away.
+    unblock_signals();
     Ok(())
 }
 
@@ -198,6 +205,21 @@ fn close_on_exec_from(first: libc::c_uint) -> io::Result<()> {
     // SAFETY: takes numbers, and closes nothing.
     let status = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Puts /dev/null in the place of a standard descriptor that the worker would start without: one that the broker has
+/// closed, or closes on exec because it is something else there. A Rust program opens /dev/null itself then, and aborts
+/// where Landlock refuses that.
+fn complete_stdio(null: &OwnedFd) -> io::Result<()> {
+    for number in 0..3 {
+        // SAFETY: takes numbers.
+        let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+        if flags == -1 || flags & libc::FD_CLOEXEC != 0 {
+            // SAFETY: takes numbers; what is closed here is a copy that nobody in this process uses.
+            check(unsafe { libc::dup2(null.as_raw_fd(), number) })?;
+        }
+    }
+    Ok(())
 }
 
 fn unshare_user() -> io::Result<()> {
@@ -256,6 +278,17 @@ fn die_with(parent: libc::pid_t) -> io::Result<()> {
     // It may have died before it was watched.
     // SAFETY: takes nothing.
     if unsafe { libc::getppid() } == parent { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
+}
+
+/// The mask is inherited, by exec too: a worker of a thread that has blocked SIGTERM could not be told to end.
+fn unblock_signals() {
+    // SAFETY: sigemptyset makes a set of any bytes; the set outlives the call, and a null pointer asks for no old one.
+    // With these arguments neither can fail.
+    unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    }
 }
 
 fn apply_filter(filter: &BpfProgram) -> io::Result<()> {
