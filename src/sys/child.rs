@@ -4,10 +4,13 @@
 //! prepared before the fork, and does nothing else. It does not allocate. The order of the steps matters: a wrong one
 //! fails with EPERM, EACCES or EBADF.
 
+use std::ffi::{CString, OsStr, OsString};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 
 use seccompiler::BpfProgram;
@@ -105,6 +108,44 @@ pub(crate) struct Plan {
     pub(crate) landlock: Option<OwnedFd>,
     /// Installed in this order.
     pub(crate) filters: Vec<BpfProgram>,
+    /// What to execute.
+    pub(crate) image: Image,
+}
+
+/// A program with its arguments and environment, as execve(2) wants them. Not std's business: its execvp(3) starts a
+/// shell where the kernel says that a file is no program (ENOEXEC).
+pub(crate) struct Image {
+    path: CString,
+    /// Null-terminated, into `_strings`.
+    argv: Vec<*const libc::c_char>,
+    /// Null-terminated, into `_strings`.
+    envp: Vec<*const libc::c_char>,
+    _strings: Vec<CString>,
+}
+
+// SAFETY: the pointers are to the heap memory of `_strings`, which belongs to the same value and is never changed.
+unsafe impl Send for Image {}
+// SAFETY: as above; nothing can be changed through a shared reference.
+unsafe impl Sync for Image {}
+
+impl Image {
+    /// Fails when anything holds a NUL byte.
+    pub(crate) fn new<'a>(
+        path: &Path,
+        args: impl Iterator<Item = &'a OsStr>,
+        env: impl Iterator<Item = &'a (OsString, OsString)>,
+    ) -> io::Result<Self> {
+        let variable = |(name, value): &(OsString, OsString)| [name.as_bytes(), b"=", value.as_bytes()].concat();
+        let path = CString::new(path.as_os_str().as_bytes())?;
+        let mut strings: Vec<CString> = args.map(|arg| CString::new(arg.as_bytes())).collect::<Result<_, _>>()?;
+        let args = strings.len();
+        for entry in env {
+            strings.push(CString::new(variable(entry))?);
+        }
+        let pointers = |strings: &[CString]| strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect();
+        let (argv, envp) = (pointers(&strings[..args]), pointers(&strings[args..]));
+        Ok(Self { path, argv, envp, _strings: strings })
+    }
 }
 
 /// One failed step, as it is written to the status pipe.
@@ -129,8 +170,8 @@ impl Failure {
     }
 }
 
-/// Makes `command` take the plan's steps in the child, before exec. A step that fails ends the child, and `spawn` returns
-/// its errno; steps that may fail are only reported. std has by then put standard input, output and error in place,
+/// Makes `command` take the plan's steps in the child, the last of which is exec: the command's own program is never
+/// executed. A step that fails ends the child, and `spawn` returns its errno; steps that may fail are only reported. std has by then put standard input, output and error in place,
 /// and reset SIGPIPE. The signal mask it leaves as it was in the thread that spawned.
 pub(crate) fn attach(command: &mut Command, plan: Plan) {
     // SAFETY: `take_steps` allocates nothing, takes no lock, and calls only system calls (directly or through
@@ -191,7 +232,7 @@ fn take_steps(plan: &Plan) -> io::Result<()> {
     }
     // Last, because a handler of the parent's would run here until exec takes it away.
     unblock_signals();
-    Ok(())
+    required(Step::Exec, Err(exec(&plan.image)))
 }
 
 fn report(plan: &Plan, step: Step, error: &io::Error) {
@@ -289,6 +330,14 @@ fn unblock_signals() {
         libc::sigemptyset(&raw mut none);
         libc::pthread_sigmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
     }
+}
+
+/// Returns only when it fails.
+fn exec(image: &Image) -> io::Error {
+    // SAFETY: the path ends with a NUL, the arrays with a null pointer, and so do the strings they point to, by
+    // `Image::new`; all belong to `image`, which outlives the call.
+    unsafe { libc::execve(image.path.as_ptr(), image.argv.as_ptr(), image.envp.as_ptr()) };
+    io::Error::last_os_error()
 }
 
 fn apply_filter(filter: &BpfProgram) -> io::Result<()> {
