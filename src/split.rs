@@ -114,7 +114,7 @@ impl Split {
 
     fn be_broker(self, policy: Policy) -> Result<ExitStatus, SplitError> {
         let os = |call| move |source| SplitError::Os { call, source };
-        // Blocked before there are threads, so that none of them takes a signal. The worker starts with an empty mask.
+        // Blocked before there are threads, so that none of them takes a signal; the worker starts with none blocked.
         let signals = passed_on();
         signals.thread_block().map_err(|errno| os("pthread_sigmask")(errno.into()))?;
         let descriptor =

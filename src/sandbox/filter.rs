@@ -68,8 +68,9 @@ fn conditional(stage: Stage) -> Result<Rules, BackendError> {
         values.iter().map(|&value| rule(vec![is(argument, value)?])).collect()
     };
     let clone = match stage {
-        // Processes and threads, without namespaces of their own.
-        Stage::Start => vec![rule(vec![masked(0, NAMESPACES, 0)?])?],
+        // Processes and threads, without namespaces of their own. They are the worker's children: by CLONE_PARENT they
+        // would be the broker's, which does not know of them and would never wait for them.
+        Stage::Start => vec![rule(vec![masked(0, NAMESPACES | libc::CLONE_PARENT as u64, 0)?])?],
         Stage::Locked => {
             let thread = libc::CLONE_THREAD as u64;
             vec![rule(vec![masked(0, NAMESPACES | thread, thread)?])?]
@@ -82,14 +83,15 @@ fn conditional(stage: Stage) -> Result<Rules, BackendError> {
         (libc::SYS_prctl, only(0, PRCTL)?),
         // Its own limits, to look at or to lower.
         (libc::SYS_prlimit64, only(0, &[0])?),
-        // A datagram socket of a pair can send to any named socket: only the connected kinds.
-        (
-            libc::SYS_socketpair,
-            vec![
-                rule(vec![masked(1, SOCKET_TYPE, libc::SOCK_STREAM as u64)?])?,
-                rule(vec![masked(1, SOCKET_TYPE, libc::SOCK_SEQPACKET as u64)?])?,
-            ],
-        ),
+        // A datagram socket of a pair can send to any named socket: only the connected kinds. Of UNIX sockets: of another
+        // family the kernel makes two sockets, and loads its module, before it finds that there are no pairs of them.
+        (libc::SYS_socketpair, vec![pair_of(libc::SOCK_STREAM as u64)?, pair_of(libc::SOCK_SEQPACKET as u64)?]),
+        // Not the other write flags: RWF_NOAPPEND (Linux 6.9) writes over a file that was granted for appending.
+        (libc::SYS_pwritev2, vec![rule(vec![masked(5, !WRITE_FLAGS, 0)?])?]),
+        // A listener that was shut down is an unconnected socket, and MSG_FASTOPEN connects that to any address, past
+        // connect(2) and past Landlock.
+        (libc::SYS_sendmsg, vec![rule(vec![masked(2, libc::MSG_FASTOPEN as u64, 0)?])?]),
+        (libc::SYS_sendmmsg, vec![rule(vec![masked(3, libc::MSG_FASTOPEN as u64, 0)?])?]),
         // To the peer of the socket, not to an address.
         (libc::SYS_sendto, vec![rule(vec![SeccompCondition::new(4, Len::Qword, Cmp::Eq, 0)?])?]),
     ]);
@@ -121,6 +123,10 @@ fn is(argument: u8, value: u64) -> Result<SeccompCondition, BackendError> {
     SeccompCondition::new(argument, Len::Dword, Cmp::Eq, value)
 }
 
+fn pair_of(kind: u64) -> Result<SeccompRule, BackendError> {
+    rule(vec![is(0, libc::AF_UNIX as u64)?, masked(1, SOCKET_TYPE, kind)?])
+}
+
 fn masked(argument: u8, mask: u64, value: u64) -> Result<SeccompCondition, BackendError> {
     SeccompCondition::new(argument, Len::Dword, Cmp::MaskedEq(mask), value)
 }
@@ -128,6 +134,8 @@ fn masked(argument: u8, mask: u64, value: u64) -> Result<SeccompCondition, Backe
 const EMPTY_PATH: u64 = libc::AT_EMPTY_PATH as u64;
 /// The bits of socketpair's second argument that are the type; SOCK_CLOEXEC and SOCK_NONBLOCK lie above.
 const SOCKET_TYPE: u64 = 0xf;
+/// RWF_HIPRI, RWF_DSYNC, RWF_SYNC, RWF_NOWAIT, RWF_APPEND (include/uapi/linux/fs.h).
+const WRITE_FLAGS: u64 = 0x1f;
 const NAMESPACES: u64 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWCGROUP
     | libc::CLONE_NEWUTS
@@ -245,7 +253,6 @@ const IO: &[i64] = &[
     libc::SYS_preadv2,
     libc::SYS_pwrite64,
     libc::SYS_pwritev,
-    libc::SYS_pwritev2,
     libc::SYS_read,
     libc::SYS_readahead,
     libc::SYS_readv,
@@ -291,8 +298,6 @@ const SOCKETS: &[i64] = &[
     libc::SYS_recvfrom,
     libc::SYS_recvmmsg,
     libc::SYS_recvmsg,
-    libc::SYS_sendmmsg,
-    libc::SYS_sendmsg,
     libc::SYS_setsockopt,
     libc::SYS_shutdown,
 ];

@@ -1,19 +1,21 @@
 //! `[broker -> worker]` Starting the process: everything is prepared here, and done in the child by `sys::child`.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
+use std::iter;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
-use nix::fcntl::OFlag;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
 use nix::unistd::{Uid, User, getegid, geteuid, pipe2};
 
 use super::{Enforced, Layer, Sandbox, filter, landlock};
 use crate::channel::Channel;
 use crate::error::SpawnError;
-use crate::sys::child::{self, Failure, Plan, Step};
+use crate::sys::child::{self, Failure, Image, Plan, Step};
 
 /// The user of a worker, when the broker is root and was not told another: nobody, with group nogroup.
 const NOBODY: (u32, u32) = (65534, 65534);
@@ -29,6 +31,7 @@ pub(super) fn spawn(sandbox: Sandbox) -> Result<(Child, Channel, Enforced), Spaw
     let program = &sandbox.program;
     let prepare = |what| move |source| SpawnError::Prepare { program: program.clone(), what, source };
 
+    let (_occupied, null) = occupy_stdio();
     let ids = ids(sandbox.run_as.as_ref()).map_err(prepare("choosing the user"))?;
     let file = landlock::open_path(&sandbox.program).map_err(prepare("opening the program"))?;
     let file = File::from(above_stdio(file.into()).map_err(prepare("fcntl"))?);
@@ -42,19 +45,23 @@ pub(super) fn spawn(sandbox: Sandbox) -> Result<(Child, Channel, Enforced), Spaw
     let filters = filter::filters(filter::Stage::Start, scoped).map_err(prepare("compiling the filter"))?;
     let (status, status_writer) = status_pipe().map_err(prepare("pipe2"))?;
     let (here, there) = Channel::pair().map_err(|error| prepare("making the channel")(error.into()))?;
+    let args = iter::once(sandbox.arg0.as_deref().unwrap_or(sandbox.program.as_os_str()))
+        .chain(sandbox.args.iter().map(OsString::as_os_str));
+    let image = Image::new(&exec_path(&file, &sandbox.program), args, last_of_each(&sandbox.env).into_iter())
+        .map_err(prepare("reading the arguments and the environment"))?;
     let plan = Plan {
         status: status_writer,
+        null,
         id_maps: ids.is_none().then(id_maps),
         ids,
         parent: sandbox.die_with_parent.then(|| nix::unistd::getpid().as_raw()),
         landlock: ruleset.map(above_stdio).transpose().map_err(prepare("fcntl"))?,
         filters,
+        image,
     };
 
-    let mut command = Command::new(exec_path(&file, &sandbox.program));
-    command.arg0(sandbox.arg0.as_deref().unwrap_or(sandbox.program.as_os_str())).args(&sandbox.args);
-    command.env_clear().envs(sandbox.env).current_dir("/");
-    command.stdin(OwnedFd::from(there)).stdout(sandbox.stdout).stderr(sandbox.stderr);
+    let mut command = Command::new(&sandbox.program);
+    command.current_dir("/").stdin(OwnedFd::from(there)).stdout(sandbox.stdout).stderr(sandbox.stderr);
     child::attach(&mut command, plan);
     let spawned = command.spawn();
     // Closes the child's end of the channel and of the status pipe, which the command holds.
@@ -67,12 +74,22 @@ pub(super) fn spawn(sandbox: Sandbox) -> Result<(Child, Channel, Enforced), Spaw
             Ok((child, here, enforced))
         }
         Err(source) => {
-            // A step that ends the child is the last that it reports. Without a report it was exec.
-            let step = failures.last().map_or(Step::Exec, |failure| failure.step);
-            let step = if is_optional(step) { Step::Exec } else { step };
-            Err(SpawnError::Step { program: sandbox.program, step, source })
+            // A step that ends the child is the last that it reports. Without a report, no step was taken: std could
+            // not fork, or not put the standard descriptors into place.
+            match failures.last() {
+                Some(failure) if !is_optional(failure.step) => {
+                    Err(SpawnError::Step { program: sandbox.program, step: failure.step, source })
+                }
+                _ => Err(prepare("making the process")(source)),
+            }
         }
     }
+}
+
+/// The variables of the environment: what was said last about each.
+fn last_of_each(env: &[(OsString, OsString)]) -> Vec<&(OsString, OsString)> {
+    let is_last = |index: usize| env[index + 1..].iter().all(|(later, _)| *later != env[index].0);
+    (0..env.len()).filter(|&index| is_last(index)).map(|index| &env[index]).collect()
 }
 
 fn is_optional(step: Step) -> bool {
@@ -162,8 +179,22 @@ fn status_pipe() -> io::Result<(File, OwnedFd)> {
     Ok((reader.into(), above_stdio(writer)?))
 }
 
+/// Occupies those of 0, 1 and 2 that the broker has closed, for as long as the first half of the answer lives: std puts
+/// the worker's own over these numbers, and would do so over what it opens for the worker. The second half is /dev/null,
+/// out of the way, if there is one.
+fn occupy_stdio() -> (Vec<OwnedFd>, Option<OwnedFd>) {
+    let mut occupied = Vec::new();
+    while let Ok(fd) = open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()) {
+        if fd.as_raw_fd() > 2 {
+            return (occupied, Some(fd));
+        }
+        occupied.push(fd);
+    }
+    (occupied, None)
+}
+
 /// std puts the worker's standard descriptors into place over 0, 1 and 2 before our steps are taken: what those need
-/// must not lie there, as it would in a broker that has closed some of the three.
+/// must not lie there, as it would in a broker that has closed some of the three and has no /dev/null.
 fn above_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {
     if fd.as_raw_fd() > 2 { Ok(fd) } else { fd.as_fd().try_clone_to_owned() }
 }

@@ -4,10 +4,13 @@
 //! prepared before the fork, and does nothing else. It does not allocate. The order of the steps matters: a wrong one
 //! fails with EPERM, EACCES or EBADF.
 
+use std::ffi::{CString, OsStr, OsString};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 
 use seccompiler::BpfProgram;
@@ -39,8 +42,6 @@ pub enum Step {
     DieWithParent,
     /// Landlock: landlock_restrict_self(2).
     Landlock,
-    /// Unblocking all signals: rt_sigprocmask(2).
-    SignalMask,
     /// The system-call filters: seccomp(2).
     Seccomp,
     /// The program: execve(2).
@@ -48,7 +49,7 @@ pub enum Step {
 }
 
 impl Step {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 13] = [
         Self::Descriptors,
         Self::UserNamespace,
         Self::IdMaps,
@@ -60,7 +61,6 @@ impl Step {
         Self::NoNewPrivs,
         Self::DieWithParent,
         Self::Landlock,
-        Self::SignalMask,
         Self::Seccomp,
         Self::Exec,
     ];
@@ -80,7 +80,6 @@ impl Step {
             Self::NoNewPrivs => "no_new_privs",
             Self::DieWithParent => "die with parent",
             Self::Landlock => "landlock",
-            Self::SignalMask => "signal mask",
             Self::Seccomp => "seccomp",
             Self::Exec => "exec",
         }
@@ -97,6 +96,8 @@ impl fmt::Display for Step {
 pub(crate) struct Plan {
     /// Where failures are reported. Not one of 0, 1 and 2.
     pub(crate) status: OwnedFd,
+    /// /dev/null, if there is one. Not one of 0, 1 and 2.
+    pub(crate) null: Option<OwnedFd>,
     /// Lines for uid_map and gid_map, for a user namespace of its own.
     pub(crate) id_maps: Option<[String; 2]>,
     /// uid and gid to become.
@@ -107,6 +108,44 @@ pub(crate) struct Plan {
     pub(crate) landlock: Option<OwnedFd>,
     /// Installed in this order.
     pub(crate) filters: Vec<BpfProgram>,
+    /// What to execute.
+    pub(crate) image: Image,
+}
+
+/// A program with its arguments and environment, as execve(2) wants them. Not std's business: its execvp(3) starts a
+/// shell where the kernel says that a file is no program (ENOEXEC).
+pub(crate) struct Image {
+    path: CString,
+    /// Null-terminated, into `_strings`.
+    argv: Vec<*const libc::c_char>,
+    /// Null-terminated, into `_strings`.
+    envp: Vec<*const libc::c_char>,
+    _strings: Vec<CString>,
+}
+
+// SAFETY: the pointers are to the heap memory of `_strings`, which belongs to the same value and is never changed.
+unsafe impl Send for Image {}
+// SAFETY: as above; nothing can be changed through a shared reference.
+unsafe impl Sync for Image {}
+
+impl Image {
+    /// Fails when anything holds a NUL byte.
+    pub(crate) fn new<'a>(
+        path: &Path,
+        args: impl Iterator<Item = &'a OsStr>,
+        env: impl Iterator<Item = &'a (OsString, OsString)>,
+    ) -> io::Result<Self> {
+        let variable = |(name, value): &(OsString, OsString)| [name.as_bytes(), b"=", value.as_bytes()].concat();
+        let path = CString::new(path.as_os_str().as_bytes())?;
+        let mut strings: Vec<CString> = args.map(|arg| CString::new(arg.as_bytes())).collect::<Result<_, _>>()?;
+        let args = strings.len();
+        for entry in env {
+            strings.push(CString::new(variable(entry))?);
+        }
+        let pointers = |strings: &[CString]| strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect();
+        let (argv, envp) = (pointers(&strings[..args]), pointers(&strings[args..]));
+        Ok(Self { path, argv, envp, _strings: strings })
+    }
 }
 
 /// One failed step, as it is written to the status pipe.
@@ -131,9 +170,10 @@ impl Failure {
     }
 }
 
-/// Makes `command` take the plan's steps in the child, before exec. A step that fails ends the child, and `spawn` returns
-/// its errno; steps that may fail are only reported. std has by then put standard input, output and error in place,
-/// and reset SIGPIPE.
+/// Makes `command` take the plan's steps in the child, the last of which is exec: the command's own program is never
+/// executed. A step that fails ends the child, and `spawn` returns its errno; steps that may fail are only reported. std
+/// has by then put standard input, output and error in place, and reset SIGPIPE. The signal mask it leaves as it was in
+/// the thread that spawned.
 pub(crate) fn attach(command: &mut Command, plan: Plan) {
     // SAFETY: `take_steps` allocates nothing, takes no lock, and calls only system calls (directly or through
     // functions of libc and seccompiler that do no more than make them), which is what a forked child of a
@@ -157,6 +197,9 @@ fn take_steps(plan: &Plan) -> io::Result<()> {
 
     // Not closed here: the status pipe, std's own and Landlock's are still needed; exec closes them.
     required(Step::Descriptors, close_on_exec_from(3))?;
+    if let Some(null) = &plan.null {
+        required(Step::Descriptors, complete_stdio(null))?;
+    }
     let mut privileged = plan.ids.is_some();
     if let Some(maps) = &plan.id_maps {
         // Some systems allow the namespace and then refuse everything in it: that is for the maps to find out.
@@ -185,11 +228,12 @@ fn take_steps(plan: &Plan) -> io::Result<()> {
         let status = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0) };
         required(Step::Landlock, if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) })?;
     }
-    required(Step::SignalMask, unblock_signals())?;
     for filter in &plan.filters {
         required(Step::Seccomp, apply_filter(filter))?;
     }
-    Ok(())
+    // Last, because a handler of the parent's would run here until exec takes it away.
+    unblock_signals();
+    required(Step::Exec, Err(exec(&plan.image)))
 }
 
 fn report(plan: &Plan, step: Step, error: &io::Error) {
@@ -203,6 +247,21 @@ fn close_on_exec_from(first: libc::c_uint) -> io::Result<()> {
     // SAFETY: takes numbers, and closes nothing.
     let status = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Puts /dev/null in the place of a standard descriptor that the worker would start without: one that the broker has
+/// closed, or closes on exec because it is something else there. A Rust program opens /dev/null itself then, and aborts
+/// where Landlock refuses that.
+fn complete_stdio(null: &OwnedFd) -> io::Result<()> {
+    for number in 0..3 {
+        // SAFETY: takes numbers.
+        let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+        if flags == -1 || flags & libc::FD_CLOEXEC != 0 {
+            // SAFETY: takes numbers; what is closed here is a copy that nobody in this process uses.
+            check(unsafe { libc::dup2(null.as_raw_fd(), number) })?;
+        }
+    }
+    Ok(())
 }
 
 fn unshare_user() -> io::Result<()> {
@@ -263,15 +322,23 @@ fn die_with(parent: libc::pid_t) -> io::Result<()> {
     if unsafe { libc::getppid() } == parent { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
 }
 
-/// A blocked signal stays blocked across exec.
-fn unblock_signals() -> io::Result<()> {
-    // SAFETY: all zeros is a signal set, the empty one on Linux.
-    let none: libc::sigset_t = unsafe { std::mem::zeroed() };
-    // SAFETY: `none` outlives the call; a null pointer asks for no old mask.
-    match unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &none, std::ptr::null_mut()) } {
-        0 => Ok(()),
-        errno => Err(io::Error::from_raw_os_error(errno)),
+/// The mask is inherited, by exec too: a worker of a thread that has blocked SIGTERM could not be told to end.
+fn unblock_signals() {
+    // SAFETY: sigemptyset makes a set of any bytes; the set outlives the call, and a null pointer asks for no old one.
+    // With these arguments neither can fail.
+    unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
     }
+}
+
+/// Returns only when it fails.
+fn exec(image: &Image) -> io::Error {
+    // SAFETY: the path ends with a NUL, the arrays with a null pointer, and so do the strings they point to, by
+    // `Image::new`; all belong to `image`, which outlives the call.
+    unsafe { libc::execve(image.path.as_ptr(), image.argv.as_ptr(), image.envp.as_ptr()) };
+    io::Error::last_os_error()
 }
 
 fn apply_filter(filter: &BpfProgram) -> io::Result<()> {

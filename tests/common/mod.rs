@@ -52,3 +52,44 @@ pub fn rerun(name: &str, role: &str) -> Command {
 pub fn role() -> Option<String> {
     std::env::var("FDBROKER_TEST_ROLE").ok()
 }
+
+/// Whether the tests run as root.
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// One line of `/proc/<pid>/status`, without its name.
+pub fn status(pid: u32, field: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("/proc/<pid>/status");
+    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("no {field} in {status}")).trim().to_owned()
+}
+
+/// The numbers of the descriptors that another process has open.
+pub fn fds_of(pid: u32) -> Vec<i32> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).expect("/proc/<pid>/fd");
+    let mut numbers: Vec<i32> = entries
+        .map(|entry| entry.expect("an entry").file_name().to_str().unwrap_or("?").parse().expect("a number"))
+        .collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+/// From here on, the system call fails with this errno in this process and those that it starts, if each of the
+/// conditions (argument, value of its lower half) is met. This is how an older kernel is had; it cannot be undone, so it
+/// belongs into a [`rerun`].
+pub fn refuse(number: i64, conditions: &[(u8, u64)], errno: i32) {
+    use seccompiler::{
+        BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    };
+    let condition = |&(argument, value): &(u8, u64)| {
+        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
+    };
+    let conditions: Vec<_> = conditions.iter().map(condition).collect::<Result<_, _>>().expect("conditions");
+    let rules = if conditions.is_empty() { vec![] } else { vec![SeccompRule::new(conditions).expect("a rule")] };
+    let errno = SeccompAction::Errno(u32::try_from(errno).expect("an errno"));
+    let arch = std::env::consts::ARCH.try_into().expect("an architecture");
+    let filter = SeccompFilter::new([(number, rules)].into(), SeccompAction::Allow, errno, arch).expect("a filter");
+    let program: BpfProgram = filter.try_into().expect("a program");
+    seccompiler::apply_filter_all_threads(&program).expect("seccomp");
+}

@@ -1,0 +1,632 @@
+//! Starting a worker: what it has, what it has not, and what is left when it cannot be started or has ended.
+#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout, reason = "a test")]
+
+#[allow(unreachable_pub, reason = "a crate of its own in each test")]
+mod common;
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Output, Stdio, exit};
+use std::time::Duration;
+
+use fdbroker::{
+    Broker, Channel, ChannelError, Client, ClientError, Layer, Packet, Policy, Rule, Sandbox, SpawnError, Step, Worker,
+};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::socket::{MsgFlags, getsockname, recv, send};
+use nix::sys::stat::{Mode, umask};
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+
+/// The ids of the worker that [`worker`] starts: another user's for root, our own for anybody else.
+const IDS: (u32, u32) = (54321, 54322);
+/// Bounds every wait for a worker: nothing takes as long unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Not a test by itself: what the processes do that the tests of this file start.
+#[test]
+fn process() {
+    let Some(role) = common::role() else { return };
+    let (role, argument) = role.split_once(' ').unwrap_or((&role, ""));
+    match role {
+        // Workers.
+        "report" => report(),
+        "idle" => idle(),
+        "deaf" => deaf(),
+        "reader" => reader(argument),
+        // Brokers.
+        "hygiene" => hygiene(),
+        "unchanged" => unchanged(),
+        "closed" => closed(argument),
+        "failing" => failing(argument),
+        "unstartable" => unstartable(),
+        "broker" => broker(argument),
+        other => panic!("no such role: {other}"),
+    }
+}
+
+/// This test binary, as a worker in a role.
+fn worker(role: &str) -> Sandbox {
+    let sandbox = Sandbox::this_program().args(["--exact", "process", "--nocapture", "--test-threads=1"]);
+    let sandbox = sandbox.env("FDBROKER_TEST_ROLE", role);
+    if common::is_root() { sandbox.ids(IDS.0, IDS.1) } else { sandbox }
+}
+
+/// The worker, once it has said its first word, and that.
+fn started(sandbox: Sandbox) -> (Worker, Channel, String) {
+    let (worker, channel) = sandbox.stdout(Stdio::null()).spawn().unwrap();
+    let word = word(&channel);
+    (worker, channel, word)
+}
+
+fn word(channel: &Channel) -> String {
+    channel.set_recv_timeout(Some(PATIENCE)).unwrap();
+    let mut packet = Packet::new();
+    channel.recv(&mut packet).expect("a word from the worker");
+    String::from_utf8(packet.bytes().to_vec()).unwrap()
+}
+
+fn run(role: &str) -> Output {
+    let output = common::rerun("process", role).output().unwrap();
+    assert!(output.status.success(), "role {role:?}: {}\n{}", output.status, text(&output));
+    output
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn is_gone(pid: u32) -> bool {
+    !Path::new(&format!("/proc/{pid}")).exists()
+}
+
+// ---------------------------------------------------------------------------------------------- what workers do
+
+/// Over standard input as it is, so that the worker opens nothing for it.
+fn say(words: &str) {
+    assert_eq!(send(0, words.as_bytes(), MsgFlags::MSG_NOSIGNAL).unwrap(), words.len());
+}
+
+/// Says what a process can only see from inside.
+fn report() {
+    // getsockname(2) takes any number: EBADF is a closed one. fcntl(2) would ask for a descriptor that is known to be open.
+    let is_open = |number: &i32| getsockname::<()>(*number) != Err(Errno::EBADF);
+    let open: Vec<i32> = (0..1024).filter(is_open).collect();
+    let mut environment: Vec<_> =
+        std::env::vars_os().map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat()).collect();
+    environment.sort();
+    let mut lines = vec![format!("open {open:?}"), format!("cwd {}", std::env::current_dir().unwrap().display())];
+    lines.push(format!(
+        "environment {}",
+        environment.iter().map(|entry| entry.escape_ascii().to_string()).collect::<Vec<_>>().join(" ")
+    ));
+    lines.push(format!("mask {:?}", SigSet::thread_get_mask().unwrap().iter().collect::<Vec<_>>()));
+    lines.push(format!("passwd {:?}", File::open("/etc/passwd").map_err(|error| error.raw_os_error()).map(drop)));
+    lines.push(format!(
+        "socket {:?}",
+        std::net::UdpSocket::bind("127.0.0.1:0").map_err(|error| error.raw_os_error()).map(drop)
+    ));
+    say(&lines.join("\n"));
+    wait_for_the_end();
+}
+
+fn idle() {
+    say("ready");
+    wait_for_the_end();
+}
+
+/// Ends with status 42 when the broker has gone, and in no other way.
+fn wait_for_the_end() -> ! {
+    let end = recv(0, &mut [0; 16], MsgFlags::empty());
+    exit(if matches!(end, Ok(0) | Err(Errno::ECONNRESET)) { 42 } else { 43 })
+}
+
+/// Does not care whether there is a broker.
+fn deaf() {
+    say("ready");
+    std::thread::sleep(PATIENCE);
+    println!("the worker outlived the broker");
+}
+
+/// Reads a file through the broker until it gets no answer.
+fn reader(path: &str) {
+    let client = Client::from_stdin().unwrap();
+    assert_eq!(io::read_to_string(client.read(path).unwrap()).unwrap(), "granted");
+    println!("the worker is served");
+    loop {
+        match client.read(path) {
+            Ok(_) => {}
+            Err(ClientError::Channel { source: ChannelError::Disconnected, .. }) => break,
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    println!("the worker saw the hang-up");
+}
+
+// ------------------------------------------------------------------------------------------- ids and capabilities
+
+/// B-01: /proc says NoNewPrivs 1, Seccomp 2, no capability in any set, and the ids that were asked for.
+#[test]
+fn b_01_ids_and_capabilities() {
+    let (worker, _channel, _) = started(worker("idle"));
+    let expected =
+        if common::is_root() { IDS } else { (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw()) };
+    check_status(&worker, expected);
+}
+
+/// B-01: without a word about the user, root's worker is nobody; by name, it is that user with that user's group.
+#[test]
+fn b_01_users_by_default_and_by_name() {
+    if !common::is_root() {
+        eprintln!("SKIPPED b_01_users_by_default_and_by_name: only root can start a worker as another user");
+        return;
+    }
+    let plain = || Sandbox::new("/bin/cat").stdout(Stdio::null());
+    let (worker, _channel) = plain().spawn().unwrap();
+    check_status(&worker, (65534, 65534));
+    let daemon = nix::unistd::User::from_name("daemon").unwrap().expect("a user called daemon");
+    let (worker, _channel) = plain().user("daemon").spawn().unwrap();
+    check_status(&worker, (daemon.uid.as_raw(), daemon.gid.as_raw()));
+}
+
+/// B-01: user 0 and group 0 are refused, and so is another user for a broker that is not root.
+#[test]
+fn b_01_users_that_no_worker_can_be() {
+    let refused: &[(u32, u32)] = if common::is_root() { &[(0, 0), (0, 1), (1, 0)] } else { &[(1, 1)] };
+    for &(uid, gid) in refused {
+        let error = Sandbox::new("/bin/cat").ids(uid, gid).spawn().unwrap_err();
+        assert!(matches!(error, SpawnError::Prepare { what: "choosing the user", .. }), "{error:?}");
+    }
+}
+
+fn check_status(worker: &Worker, (uid, gid): (u32, u32)) {
+    let status = |field| common::status(worker.id(), field);
+    assert_eq!(status("NoNewPrivs"), "1");
+    assert_eq!(status("Seccomp"), "2");
+    for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+        assert_eq!(status(set), "0000000000000000", "{set}");
+    }
+    // Without a user namespace, an ordinary user cannot empty it; the report says so then.
+    assert_eq!(status("CapBnd") == "0000000000000000", worker.enforced().has(Layer::Capabilities));
+    assert!(worker.enforced().has(Layer::Capabilities) || !worker.enforced().has(Layer::UserNamespace));
+    // Real, effective, saved and of the file system.
+    assert_eq!(status("Uid"), [uid; 4].map(|id| id.to_string()).join("\t"));
+    assert_eq!(status("Gid"), [gid; 4].map(|id| id.to_string()).join("\t"));
+    if common::is_root() {
+        assert_eq!(status("Groups"), "", "supplementary groups");
+    }
+}
+
+/// B-09: every line of the report is what /proc says from outside and a try says from inside.
+#[test]
+fn b_09_the_report_is_what_holds() {
+    let (worker, _channel, inside) = started(worker("report"));
+    let status = |field| common::status(worker.id(), field);
+    let tried = |line: &str| inside.lines().any(|known| known == line);
+    let mut seen = BTreeSet::new();
+    eprintln!("{}", worker.enforced());
+    for (layer, state) in worker.enforced().layers() {
+        seen.insert(layer.name());
+        let holds = match layer {
+            Layer::Descriptors => common::fds_of(worker.id()) == [0, 1, 2] && tried("open [0, 1, 2]"),
+            Layer::User => {
+                let uid = IDS.0.to_string();
+                status("Groups").is_empty() && status("Uid").split_whitespace().all(|id| id == uid)
+            }
+            Layer::UserNamespace => {
+                let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/user")).unwrap();
+                of("self") != of(&worker.id().to_string())
+            }
+            Layer::Capabilities => {
+                ["CapInh", "CapPrm", "CapEff", "CapAmb", "CapBnd"].iter().all(|set| status(set) == "0000000000000000")
+            }
+            Layer::NoNewPrivs => status("NoNewPrivs") == "1",
+            Layer::Landlock => tried("passwd Err(Some(13))"),
+            Layer::Seccomp => status("Seccomp") == "2" && tried("socket Err(Some(1))"),
+            other => panic!("a layer that this test does not know: {other}"),
+        };
+        assert_eq!(state.is_ok(), holds, "{layer}: {state:?}\n{inside}");
+    }
+    let mut expected = BTreeSet::from(["descriptors", "user", "capabilities", "no_new_privs", "landlock", "seccomp"]);
+    if !common::is_root() {
+        expected.insert("user namespace");
+    }
+    assert_eq!(seen, expected);
+    assert_eq!(worker.enforced().is_full(), worker.enforced().layers().all(|(_, state)| state.is_ok()));
+}
+
+// ------------------------------------------------------------------------------------- descriptors, environment
+
+/// B-10, F-04: the worker has descriptors 0, 1 and 2 and the declared environment, whatever the broker has.
+#[test]
+fn b_10_f_04_nothing_but_what_was_declared() {
+    let mut command = common::rerun("process", "hygiene");
+    let output = command.env("SECRET", "of the broker").env("LD_LIBRARY_PATH", "/nowhere").output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+}
+
+fn hygiene() {
+    let mut leaking: Vec<OwnedFd> = Vec::new();
+    for _ in 0..20 {
+        leaking.push(File::open("/").unwrap().into());
+        leaking.push(std::net::UdpSocket::bind("127.0.0.1:0").unwrap().into());
+        let (one, other) = Channel::pair().unwrap();
+        leaking.extend([OwnedFd::from(one), OwnedFd::from(other)]);
+    }
+    // One far up, where a loop over the first few hundred would not come by.
+    let high = fcntl(&leaking[0], FcntlArg::F_DUPFD(900)).unwrap();
+    assert!(high >= 900);
+    for fd in &leaking {
+        fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+    }
+    let mut blocked = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGUSR1, Signal::SIGCHLD] {
+        blocked.add(signal);
+    }
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&blocked), None).unwrap();
+    let (_directory, path) = common::directory();
+    std::env::set_current_dir(path).unwrap();
+
+    let odd = std::ffi::OsString::from_vec(b"\xff \n=".to_vec());
+    let (worker, _channel, inside) =
+        started(worker("report").env("A", "0").env("A", "1").env("ODD", &odd).env("EMPTY", ""));
+    let lines: Vec<&str> = inside.lines().collect();
+    assert_eq!(lines[0], "open [0, 1, 2]");
+    assert_eq!(lines[1], "cwd /");
+    assert_eq!(lines[2], "environment A=1 EMPTY= FDBROKER_TEST_ROLE=report ODD=\\xff \\n=");
+    assert_eq!(lines[3], "mask []");
+
+    let proc = format!("/proc/{}", worker.id());
+    assert_eq!(common::fds_of(worker.id()), [0, 1, 2]);
+    assert_eq!(fs::read_link(format!("{proc}/cwd")).unwrap(), Path::new("/"));
+    let environ = fs::read(format!("{proc}/environ")).unwrap();
+    let mut environ: Vec<&[u8]> = environ.split(|&byte| byte == 0).filter(|entry| !entry.is_empty()).collect();
+    environ.sort_unstable();
+    assert_eq!(environ, [&b"A=1"[..], b"EMPTY=", b"FDBROKER_TEST_ROLE=report", b"ODD=\xff \n="]);
+
+    // A program of another make, which does not change its signals as Rust's start-up does.
+    let (mut worker, channel) = Sandbox::new("/bin/cat").stdout(Stdio::piped()).spawn().unwrap();
+    channel.send(b"loaded", &[]).unwrap();
+    let mut echo = [0; 6];
+    worker.take_stdout().unwrap().read_exact(&mut echo).unwrap();
+    assert_eq!(&echo, b"loaded");
+    assert_eq!(common::fds_of(worker.id()), [0, 1, 2]);
+    assert_eq!(fs::read(format!("/proc/{}/environ", worker.id())).unwrap(), b"");
+    assert_eq!(common::status(worker.id(), "SigBlk"), "0000000000000000");
+    // SIGPIPE is ignored in this process, by Rust's start-up. What its starter ignored, the worker ignores too.
+    assert!(ignores_sigpipe(std::process::id()));
+    assert!(!ignores_sigpipe(worker.id()));
+    drop((worker, channel, leaking));
+}
+
+fn ignores_sigpipe(pid: u32) -> bool {
+    u64::from_str_radix(&common::status(pid, "SigIgn"), 16).unwrap() & 1 << (libc::SIGPIPE - 1) != 0
+}
+
+/// B-03: a spawn changes nothing about its caller: dumpable, signal mask, working directory, umask, descriptors.
+#[test]
+fn b_03_the_caller_is_unchanged() {
+    run("unchanged");
+}
+
+fn unchanged() {
+    let mut blocked = SigSet::empty();
+    blocked.add(Signal::SIGUSR2);
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&blocked), None).unwrap();
+    umask(Mode::from_bits_truncate(0o027));
+    let state = || {
+        let mask = umask(Mode::from_bits_truncate(0o027));
+        let fields = ["SigIgn", "SigCgt", "CapEff", "CapBnd", "Uid", "Gid", "Groups", "NoNewPrivs", "Seccomp"];
+        let status = fields.map(|field| common::status(std::process::id(), field));
+        let dumpable = nix::sys::prctl::get_dumpable().unwrap();
+        let blocked = SigSet::thread_get_mask().unwrap();
+        (mask, status, blocked, dumpable, std::env::current_dir().unwrap(), common::fds_of(std::process::id()))
+    };
+    let before = state();
+    let (worker, channel, _) = started(worker("idle").die_with_parent());
+    drop((worker, channel));
+    assert_eq!(state(), before);
+    let error = Sandbox::new("/").spawn().unwrap_err();
+    assert_eq!(state(), before, "after {error}");
+}
+
+/// F-06: a broker that has closed some of 0, 1 and 2, so that what it opens for the worker lands there.
+#[test]
+fn f_06_channel_and_pipes_on_the_standard_numbers() {
+    for closed in ["", "0", "1", "2", "01", "02", "12", "012"] {
+        for stdout in ["inherit", "null", "piped"] {
+            run(&format!("closed {stdout}:{closed}"));
+        }
+    }
+}
+
+/// What goes wrong here cannot be told on standard error, which may be closed or another file.
+fn closed(argument: &str) {
+    let (stdout, numbers) = argument.split_once(':').unwrap();
+    let stderr = fcntl(io::stderr(), FcntlArg::F_DUPFD_CLOEXEC(20)).unwrap();
+    let mut stderr = File::options().append(true).open(format!("/proc/self/fd/{stderr}")).unwrap();
+    let (_directory, path) = common::directory();
+    let (file, garbage) = (path.join("file"), path.join("garbage"));
+    fs::write(&file, "granted").unwrap();
+    fs::write(&garbage, "\x7fELF, but no more").unwrap();
+    fs::set_permissions(&garbage, fs::Permissions::from_mode(0o755)).unwrap();
+    for number in numbers.bytes() {
+        nix::unistd::close(i32::from(number - b'0')).unwrap();
+    }
+    if let Err(why) = spawn_with_closed(stdout, &file, &garbage) {
+        writeln!(stderr, "closed {numbers:?}, stdout {stdout}: {why}").unwrap();
+        exit(1);
+    }
+    exit(0);
+}
+
+fn spawn_with_closed(stdout: &str, file: &Path, garbage: &Path) -> Result<(), String> {
+    let before = common::open_fds();
+    let policy = Policy::builder().allow(Rule::file(file).read()).build().map_err(|error| error.to_string())?;
+    let output = || match stdout {
+        "null" => Stdio::null(),
+        "piped" => Stdio::piped(),
+        _ => Stdio::inherit(),
+    };
+    let role = format!("reader {}", file.display());
+    let (mut child, channel) = worker(&role).stdout(output()).spawn().map_err(|error| error.to_string())?;
+    let (audit, requests) = std::sync::mpsc::sync_channel(0);
+    let broker = Broker::new().audit(move |record| drop(audit.send(record.to_string())));
+    let service = broker.serve("worker", channel, policy).map_err(|error| error.to_string())?;
+    // Its greeting and two opens: the first of them has arrived.
+    for _ in 0..3 {
+        let line = requests.recv_timeout(PATIENCE).map_err(|error| error.to_string())?;
+        if !line.ends_with("granted") {
+            return Err(line);
+        }
+    }
+    drop(requests);
+    service.stop();
+    service.wait().map_err(|fault| fault.to_string())?;
+    let status = child.wait().map_err(|error| error.to_string())?;
+    let mut printed = String::new();
+    if let Some(mut pipe) = child.take_stdout() {
+        pipe.read_to_string(&mut printed).map_err(|error| error.to_string())?;
+    }
+    if !status.success() || stdout == "piped" && !printed.contains("the worker saw the hang-up\n") {
+        return Err(format!("the worker ended with {status} and printed {printed:?}"));
+    }
+    drop(child);
+
+    // The report of what went wrong comes another way, which must not be in the way either.
+    match Sandbox::new(garbage).stdout(output()).spawn() {
+        Err(SpawnError::Step { step: Step::Exec, .. }) => {}
+        other => return Err(format!("garbage: {other:?}")),
+    }
+    match common::open_fds() {
+        after if after == before => Ok(()),
+        after => Err(format!("{before} descriptors before, {after} after")),
+    }
+}
+
+// ------------------------------------------------------------------------------------------------ beginning and end
+
+/// H-02, B-04: each of parent and worker holds one end, and sees the other's death.
+#[test]
+fn h_02_b_04_each_sees_the_death_of_the_other() {
+    let (mut child, channel, _) = started(worker("idle"));
+    child.kill().unwrap();
+    let error = channel.recv(&mut Packet::new()).unwrap_err();
+    assert!(matches!(error, ChannelError::Disconnected), "{error:?}");
+    assert_eq!(child.wait().unwrap().signal(), Some(9));
+
+    let (mut child, channel, _) = started(worker("idle"));
+    drop(channel);
+    assert_eq!(child.wait().unwrap().code(), Some(42), "the status with which it sees the hang-up");
+}
+
+/// L-03, B-04: the worker closes its channel, the service ends Ok, and the worker is reaped.
+#[test]
+fn l_03_b_04_the_end_of_a_worker_is_the_end_of_its_service() {
+    let (_directory, path) = common::directory();
+    let file = path.join("file");
+    fs::write(&file, "granted").unwrap();
+    let policy = Policy::builder().allow(Rule::file(&file).read()).build().unwrap();
+    let role = format!("reader {}", file.display());
+    let (mut child, channel) = worker(&role).stdout(Stdio::piped()).spawn().unwrap();
+    let service = Broker::new().serve("worker", channel, policy).unwrap();
+    let mut output = child.take_stdout().unwrap();
+    let mut bytes = Vec::new();
+    while !bytes.ends_with(b"served\n") {
+        let mut byte = [0];
+        output.read_exact(&mut byte).unwrap();
+        bytes.extend(byte);
+    }
+    child.kill().unwrap();
+    service.wait().expect("no fault");
+    let pid = child.id();
+    assert_eq!(child.wait().unwrap().signal(), Some(9));
+    assert!(is_gone(pid));
+}
+
+/// L-03: dropping a worker kills and reaps it: no zombie is left, and no descriptor.
+#[test]
+fn l_03_dropping_a_worker_kills_and_reaps_it() {
+    let (worker, channel, _) = started(worker("deaf"));
+    let pid = worker.id();
+    assert!(!is_gone(pid));
+    drop(worker);
+    assert!(is_gone(pid), "{}", common::status(pid, "State"));
+    let error = channel.recv(&mut Packet::new()).unwrap_err();
+    assert!(matches!(error, ChannelError::Disconnected), "{error:?}");
+}
+
+/// L-02, B-04: the broker is killed with SIGKILL; a worker that was to die with it does, though it looks at nothing.
+#[test]
+fn l_02_b_04_die_with_parent() {
+    let output = kill_the_broker("deaf", "worker is up\n");
+    assert!(!output.contains("outlived"), "{output}");
+}
+
+/// L-02: the broker is killed with SIGKILL; the client's call returns an error, and no signal comes.
+#[test]
+fn l_02_the_client_sees_that_the_broker_is_gone() {
+    let output = kill_the_broker("reader", "the worker is served\n");
+    assert!(output.contains("the worker saw the hang-up\n"), "{output}");
+}
+
+/// Kills a broker in another process once `word` has been read from it or its worker, and answers what else they print.
+/// Both hold the pipe: its end is the end of both.
+fn kill_the_broker(role: &str, word: &str) -> String {
+    let mut broker = common::rerun("process", &format!("broker {role}")).stdout(Stdio::piped()).spawn().unwrap();
+    let mut output = broker.stdout.take().unwrap();
+    let mut text = String::new();
+    while !text.contains(word) {
+        let mut byte = [0];
+        assert_eq!(output.read(&mut byte).unwrap(), 1, "{text}");
+        text.push(char::from(byte[0]));
+    }
+    broker.kill().unwrap();
+    output.read_to_string(&mut text).unwrap();
+    broker.wait().unwrap();
+    text
+}
+
+fn broker(role: &str) {
+    let (_directory, path) = common::directory();
+    if role == "deaf" {
+        let (_worker, channel) = worker("deaf").die_with_parent().spawn().unwrap();
+        word(&channel);
+        println!("worker is up");
+        std::thread::sleep(PATIENCE);
+        return;
+    }
+    let file = path.join("file");
+    fs::write(&file, "granted").unwrap();
+    let policy = Policy::builder().allow(Rule::file(&file).read()).build().unwrap();
+    let (_worker, channel) = worker(&format!("reader {}", file.display())).spawn().unwrap();
+    let _service = Broker::new().serve("worker", channel, policy).unwrap();
+    std::thread::sleep(PATIENCE);
+}
+
+// ------------------------------------------------------------------------------------------------------- failures
+
+/// B-11: a program that cannot be started: the error says what was being done, and the errno; nothing is left.
+#[test]
+fn b_11_programs_that_cannot_be_started() {
+    run("unstartable");
+}
+
+fn unstartable() {
+    let (_directory, path) = common::directory();
+    let make = |name: &str, content: &str, mode| {
+        fs::write(path.join(name), content).unwrap();
+        fs::set_permissions(path.join(name), fs::Permissions::from_mode(mode)).unwrap();
+        path.join(name)
+    };
+    let before = common::open_fds();
+    match Sandbox::new(path.join("missing")).spawn().unwrap_err() {
+        SpawnError::Prepare { program, what, source } => {
+            assert_eq!(program, path.join("missing"));
+            assert_eq!((what, source.raw_os_error()), ("opening the program", Some(libc::ENOENT)));
+        }
+        other => panic!("{other:?}"),
+    }
+    match worker("idle").arg("with a NUL \0 in it").spawn().unwrap_err() {
+        SpawnError::Prepare { source, .. } => assert_eq!(source.kind(), io::ErrorKind::InvalidInput),
+        other => panic!("{other:?}"),
+    }
+    for (program, errno) in [
+        (path.clone(), libc::EACCES),
+        (make("not executable", "", 0o644), libc::EACCES),
+        (make("garbage", "\x7fELF, but no more", 0o755), libc::ENOEXEC),
+        (make("empty", "", 0o755), libc::ENOEXEC),
+        (make("no interpreter", "#!/nowhere/to/be/found\n", 0o755), libc::ENOENT),
+        (make("interpreter", "#!/bin/cat\n", 0o755), libc::EACCES),
+    ] {
+        match Sandbox::new(&program).stdout(Stdio::null()).spawn() {
+            Err(SpawnError::Step { program: named, step, source }) => {
+                assert_eq!((&named, step), (&program, Step::Exec), "{source}");
+                assert_eq!(source.raw_os_error(), Some(errno), "{}: {source}", program.display());
+            }
+            other => panic!("{}: {other:?}", program.display()),
+        }
+    }
+    nothing_is_left(before);
+}
+
+fn nothing_is_left(descriptors: usize) {
+    assert_eq!(waitpid(None::<Pid>, None), Err(Errno::ECHILD), "a child is left");
+    assert_eq!(common::open_fds(), descriptors, "descriptors");
+}
+
+/// B-11, B-08, L-10: each step of the new process that fails is named, with its errno; no worker and nothing else is left.
+#[test]
+fn b_11_b_08_l_10_each_step_that_fails() {
+    let mut steps = vec!["descriptors", "capabilities", "no_new_privs", "die with parent", "seccomp", "exec"];
+    let (worker, _channel, _) = started(worker("idle"));
+    if worker.enforced().has(Layer::Landlock) {
+        steps.push("landlock");
+    } else {
+        eprintln!("SKIPPED the step landlock: this kernel has none");
+    }
+    if common::is_root() {
+        steps.extend(["groups", "gid", "uid"]);
+    } else {
+        eprintln!("SKIPPED the steps groups, gid and uid, which only root's workers take");
+    }
+    for step in steps {
+        run(&format!("failing {step}"));
+    }
+}
+
+fn failing(name: &str) {
+    let (step, number, conditions): (_, _, &[(u8, u64)]) = match name {
+        "descriptors" => (Step::Descriptors, libc::SYS_close_range, &[]),
+        "groups" => (Step::Groups, libc::SYS_setgroups, &[]),
+        "gid" => (Step::Gid, libc::SYS_setresgid, &[]),
+        "uid" => (Step::Uid, libc::SYS_setresuid, &[]),
+        "capabilities" => (Step::Capabilities, libc::SYS_capset, &[]),
+        // The second argument spares the first use, by which the filter itself gets in.
+        "no_new_privs" => (Step::NoNewPrivs, libc::SYS_prctl, &[(0, libc::PR_SET_NO_NEW_PRIVS as u64)]),
+        "die with parent" => (Step::DieWithParent, libc::SYS_prctl, &[(0, libc::PR_SET_PDEATHSIG as u64)]),
+        "landlock" => (Step::Landlock, libc::SYS_landlock_restrict_self, &[]),
+        "seccomp" => (Step::Seccomp, libc::SYS_seccomp, &[]),
+        "exec" => (Step::Exec, libc::SYS_execve, &[]),
+        other => panic!("no such step: {other}"),
+    };
+    assert_eq!(step.name(), name);
+    // It still can be started: what fails later fails for the filter.
+    drop(started(worker("idle").die_with_parent()));
+    let before = common::open_fds();
+    common::refuse(number, conditions, libc::ENOMEM);
+    match worker("idle").die_with_parent().spawn() {
+        Err(error @ SpawnError::Step { .. }) => {
+            assert!(error.to_string().contains(&format!("step \"{name}\"")), "{error}");
+            let SpawnError::Step { step: failed, source, .. } = error else { unreachable!() };
+            assert_eq!((failed, source.raw_os_error()), (step, Some(libc::ENOMEM)));
+        }
+        other => panic!("{other:?}"),
+    }
+    nothing_is_left(before);
+}
+
+/// B-11: standard output as a descriptor of the caller's own: it is the worker's, and errors are still reported.
+#[test]
+fn b_11_output_to_a_file() {
+    let file = tempfile::tempfile().unwrap();
+    let output: OwnedFd = file.try_clone().unwrap().into();
+    let number = output.as_raw_fd();
+    let (mut child, channel) = worker("idle").stdout(output).spawn().unwrap();
+    assert!(number > 2);
+    assert_eq!(word(&channel), "ready");
+    drop(channel);
+    assert_eq!(child.wait().unwrap().code(), Some(42));
+    use std::os::unix::fs::FileExt;
+    let mut start = [0; 64];
+    let len = file.read_at(&mut start, 0).unwrap();
+    assert!(String::from_utf8_lossy(&start[..len]).contains("running 1 test"));
+}
