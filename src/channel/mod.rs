@@ -251,7 +251,10 @@ impl Channel {
     }
 
     fn recv_whole(&self, budget: usize, hangs_up: bool, packet: &mut Packet) -> Result<(), ChannelError> {
-        let received = scm::recv(self.as_fd(), &mut packet.buffer, &mut packet.control, budget, &mut packet.fds)
+        let mut receive = || scm::recv(self.as_fd(), &mut packet.buffer, &mut packet.control, budget, &mut packet.fds);
+        let received = receive()
+            // A peer that closed its end with our messages unread: told once, ahead of what it has sent (K27).
+            .or_else(|error| if error.raw_os_error() == Some(libc::ECONNRESET) { receive() } else { Err(error) })
             .map_err(|error| self.error("recvmsg", error))?;
         packet.len = received.len;
         if received.control_cut {
@@ -275,8 +278,9 @@ impl Channel {
         }
         // No control buffer: peeking with one would install descriptors (K26).
         let flags = nix::sys::socket::MsgFlags::MSG_PEEK | nix::sys::socket::MsgFlags::MSG_DONTWAIT;
-        let more = nix::sys::socket::recv(self.socket.as_raw_fd(), &mut [0; 1], flags).unwrap_or(0);
-        Ok(more == 0)
+        let peek = || nix::sys::socket::recv(self.socket.as_raw_fd(), &mut [0; 1], flags);
+        // The first peek can meet the ECONNRESET of a hang-up that came just now (K27).
+        Ok(peek().or_else(|_| peek()).unwrap_or(0) == 0)
     }
 
     fn status_flags(&self) -> Result<OFlag, ChannelError> {
