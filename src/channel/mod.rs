@@ -270,8 +270,8 @@ impl Channel {
     }
 
     /// Tells a hang-up from a message of no bytes and no descriptors, which another sender than `Channel` can make
-    /// (K1): a peer that is there, or a message behind this one, says that it was a message. Only an empty message that
-    /// was the last thing a peer sent before it closed its end is taken for the hang-up that follows it.
+    /// (K1): a peer that is there, or bytes behind it, say that it was a message. Only an empty message from a peer
+    /// that has closed its end, with nothing or with another message of no bytes behind it, is taken for the hang-up.
     fn peer_is_gone(&self) -> Result<bool, ChannelError> {
         if !socket::is_hung_up(self.as_fd()).map_err(|error| os("poll", error))? {
             return Ok(false);
