@@ -259,14 +259,19 @@ extern "C" fn count_signal(_: libc::c_int) {
     SIGNALS.fetch_add(1, Ordering::Relaxed);
 }
 
+/// Lets SIGUSR1 interrupt what it hits: the handler is without SA_RESTART.
+fn count_signals() {
+    let action = SigAction::new(SigHandler::Handler(count_signal), SaFlags::empty(), SigSet::empty());
+    // SAFETY: the handler adds to an atomic number, which is allowed in a handler.
+    unsafe { sigaction(Signal::SIGUSR1, &action) }.unwrap();
+}
+
 /// P-16: under a storm of signals whose handler makes every waiting system call end with EINTR, no message is lost,
 /// doubled or cut.
 #[test]
 fn p_16_a_signal_storm() {
     common::alone("p_16_a_signal_storm", || {
-        let action = SigAction::new(SigHandler::Handler(count_signal), SaFlags::empty(), SigSet::empty());
-        // SAFETY: the handler adds to an atomic number, which is allowed in a handler.
-        unsafe { sigaction(Signal::SIGUSR1, &action) }.unwrap();
+        count_signals();
         for kind in KINDS {
             let before = common::open_fds();
             storm(kind);
@@ -302,6 +307,35 @@ fn storm(kind: Kind) {
         let results = ends.map(|end| end.join());
         done.store(true, Ordering::Relaxed);
         results.into_iter().for_each(|result| result.unwrap());
+    });
+}
+
+/// H-06, P-16: a timeout passes though signals interrupt the wait again and again, each sooner than it would pass.
+#[test]
+fn h_06_p_16_a_timeout_in_a_signal_storm() {
+    const SHORT: Duration = Duration::from_millis(100);
+    common::alone("h_06_p_16_a_timeout_in_a_signal_storm", || {
+        count_signals();
+        for kind in KINDS {
+            let (sender, receiver) = pair(kind);
+            receiver.set_recv_timeout(Some(SHORT)).unwrap();
+            sender.set_send_timeout(Some(SHORT)).unwrap();
+            let done = AtomicBool::new(false);
+            let this = nix::unistd::gettid();
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        interrupt(this);
+                        std::thread::sleep(SHORT / 10);
+                    }
+                });
+                let received = receiver.recv(&mut Packet::new());
+                let sent = std::iter::repeat_with(|| sender.send(b"nobody reads", &[])).find(Result::is_err);
+                done.store(true, Ordering::Relaxed);
+                assert!(matches!(received, Err(ChannelError::TimedOut)), "{kind:?}: {received:?}");
+                assert!(matches!(sent, Some(Err(ChannelError::TimedOut))), "{kind:?}: {sent:?}");
+            });
+        }
     });
 }
 
