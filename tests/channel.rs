@@ -222,13 +222,15 @@ fn file_at(offset: u64) -> File {
 fn h_02_threads() {
     const EACH: u32 = 500;
     let null = File::open("/dev/null").unwrap();
+    // Some are more than a stream's kernel takes in one piece.
+    let content = |name: u32| name.to_le_bytes().repeat(if name % 7 == 0 { 15_000 } else { 50 });
     for kind in KINDS {
         let (one, other) = pair(kind);
         let send = |sender: u32| {
             for number in 0..EACH {
                 // The descriptors' number is told by the bytes: it must still be right at the other end.
-                let name = (sender * EACH + number).to_le_bytes();
-                one.send(&name.repeat(50), &vec![null.as_fd(); (number % 3) as usize]).unwrap();
+                let name = sender * EACH + number;
+                one.send(&content(name), &vec![null.as_fd(); (number % 3) as usize]).unwrap();
             }
         };
         let collect = || {
@@ -236,7 +238,7 @@ fn h_02_threads() {
             for _ in 0..EACH {
                 let (bytes, fds) = receive(&other).unwrap();
                 let name = u32::from_le_bytes(*bytes.first_chunk().unwrap());
-                assert_eq!(bytes, name.to_le_bytes().repeat(50), "{kind:?}");
+                assert!(bytes == content(name), "{kind:?}, {name}");
                 assert_eq!(fds.len(), (name % EACH % 3) as usize, "{kind:?}");
                 names.push(name);
             }
