@@ -11,7 +11,6 @@
 )]
 #![allow(unsafe_code, reason = "what is attempted has no safe form")]
 
-#[allow(unreachable_pub, reason = "a crate of its own in each test")]
 mod common;
 
 use std::collections::BTreeMap;

@@ -1,7 +1,6 @@
 //! Starting a worker: what it has, what it has not, and what is left when it cannot be started or has ended.
 #![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout, reason = "a test")]
 
-#[allow(unreachable_pub, reason = "a crate of its own in each test")]
 mod common;
 
 use std::collections::BTreeSet;

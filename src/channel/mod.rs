@@ -256,7 +256,10 @@ impl Channel {
     }
 
     fn recv_whole(&self, budget: usize, hangs_up: bool, packet: &mut Packet) -> Result<(), ChannelError> {
-        let received = scm::recv(self.as_fd(), &mut packet.buffer, &mut packet.control, budget, &mut packet.fds)
+        let mut receive = || scm::recv(self.as_fd(), &mut packet.buffer, &mut packet.control, budget, &mut packet.fds);
+        let received = receive()
+            // A peer that closed its end with our messages unread: told once, ahead of what it has sent (K27).
+            .or_else(|error| if error.raw_os_error() == Some(libc::ECONNRESET) { receive() } else { Err(error) })
             .map_err(|error| self.error("recvmsg", error))?;
         packet.len = received.len;
         if received.control_cut {
@@ -272,16 +275,17 @@ impl Channel {
     }
 
     /// Tells a hang-up from a message of no bytes and no descriptors, which another sender than `Channel` can make
-    /// (K1): a peer that is there, or a message behind this one, says that it was a message. Only an empty message that
-    /// was the last thing a peer sent before it closed its end is taken for the hang-up that follows it.
+    /// (K1): a peer that is there, or bytes behind it, say that it was a message. Only an empty message from a peer
+    /// that has closed its end, with nothing or with another message of no bytes behind it, is taken for the hang-up.
     fn peer_is_gone(&self) -> Result<bool, ChannelError> {
         if !socket::is_hung_up(self.as_fd()).map_err(|error| os("poll", error))? {
             return Ok(false);
         }
         // No control buffer: peeking with one would install descriptors (K26).
         let flags = nix::sys::socket::MsgFlags::MSG_PEEK | nix::sys::socket::MsgFlags::MSG_DONTWAIT;
-        let more = nix::sys::socket::recv(self.socket.as_raw_fd(), &mut [0; 1], flags).unwrap_or(0);
-        Ok(more == 0)
+        let peek = || nix::sys::socket::recv(self.socket.as_raw_fd(), &mut [0; 1], flags);
+        // The first peek can meet the ECONNRESET of a hang-up that came just now (K27).
+        Ok(peek().or_else(|_| peek()).unwrap_or(0) == 0)
     }
 
     fn status_flags(&self) -> Result<OFlag, ChannelError> {

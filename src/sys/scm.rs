@@ -7,6 +7,10 @@
 use std::io::{self, IoSlice};
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Instant;
+
+use nix::sys::socket::{getsockopt, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike};
 
 /// SCM_MAX_FD of the kernel: descriptors that one message can carry (K3).
 pub(crate) const MAX_FDS: usize = 253;
@@ -69,7 +73,8 @@ pub(crate) fn send(
         header.msg_control = control.0.as_mut_ptr().cast();
         header.msg_controllen = len as _;
     }
-    retry(|| {
+    let timeout = || getsockopt(&socket, sockopt::SendTimeout);
+    retry(timeout, || {
         // SAFETY: `header` points to `bytes` (IoSlice is an iovec, by std's promise) and to `control`, which both
         // outlive the call with the lengths given; sendmsg only reads through them.
         unsafe { libc::sendmsg(socket.as_raw_fd(), &header, libc::MSG_NOSIGNAL) }
@@ -93,7 +98,8 @@ pub(crate) fn recv(
     header.msg_iovlen = 1;
     header.msg_control = control.0.as_mut_ptr().cast();
     header.msg_controllen = room as _;
-    let len = retry(|| {
+    let timeout = || getsockopt(&socket, sockopt::ReceiveTimeout);
+    let len = retry(timeout, || {
         // SAFETY: `header` points to `iov`, which points to `bytes`, and to the first `room` bytes of `control` (at most
         // all of them); all are borrowed exclusively and outlive the call, and any bytes are valid in them.
         unsafe { libc::recvmsg(socket.as_raw_fd(), &mut header, libc::MSG_CMSG_CLOEXEC) }
@@ -153,7 +159,10 @@ fn empty_header() -> libc::msghdr {
     unsafe { mem::zeroed() }
 }
 
-fn retry(mut call: impl FnMut() -> isize) -> io::Result<usize> {
+/// Makes a call again after EINTR. The kernel then begins to wait anew, so that a timer's signals could keep the
+/// socket's timeout from ever passing: it is counted here as well, from the first interruption, and ends in EAGAIN too.
+fn retry(timeout: impl Fn() -> nix::Result<TimeVal>, mut call: impl FnMut() -> isize) -> io::Result<usize> {
+    let mut interrupted = None;
     loop {
         if let Ok(len) = usize::try_from(call()) {
             return Ok(len);
@@ -161,6 +170,12 @@ fn retry(mut call: impl FnMut() -> isize) -> io::Result<usize> {
         let error = io::Error::last_os_error();
         if error.kind() != io::ErrorKind::Interrupted {
             return Err(error);
+        }
+        let waited = interrupted.get_or_insert_with(Instant::now).elapsed().as_micros();
+        // Zero is "for ever".
+        let limit = u128::try_from(timeout()?.num_microseconds()).unwrap_or(0);
+        if limit != 0 && waited >= limit {
+            return Err(io::Error::from_raw_os_error(libc::EAGAIN));
         }
     }
 }

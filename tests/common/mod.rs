@@ -93,3 +93,33 @@ pub fn refuse(number: i64, conditions: &[(u8, u64)], errno: i32) {
     let program: BpfProgram = filter.try_into().expect("a program");
     seccompiler::apply_filter_all_threads(&program).expect("seccomp");
 }
+
+/// Runs the body of the test `name` in a process of its own, which SIGALRM ends after two minutes.
+pub fn alone(name: &str, body: impl FnOnce()) {
+    if role().is_none() {
+        return passes(rerun(name, "alone"));
+    }
+    nix::unistd::alarm::set(120);
+    body();
+}
+
+/// As [`alone`], in a process that can have `descriptors` descriptors (RLIMIT_NOFILE).
+pub fn alone_with(descriptors: usize, name: &str, body: impl FnOnce()) {
+    if role().is_none() {
+        let plain = rerun(name, "alone");
+        let mut limited = Command::new("sh");
+        limited.args(["-c", &format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"")]);
+        limited.arg(plain.get_program()).args(plain.get_args());
+        limited.envs(plain.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        return passes(limited);
+    }
+    alone(name, body);
+}
+
+/// Waits for a test that was run again, and asserts that it ran and passed. A misspelt name is a failure.
+pub fn passes(mut command: Command) {
+    let output = command.output().expect("the test's program");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let passed = output.status.success() && said.contains("1 passed");
+    assert!(passed, "{}\n{said}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+}

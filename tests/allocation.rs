@@ -1,0 +1,137 @@
+//! Receiving and sending allocate nothing, nor do reading and writing the wire: an allocator counts.
+#![allow(unsafe_code, clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::fs::File;
+use std::hint::black_box;
+use std::os::fd::AsFd;
+
+use fdbroker::wire::{Answer, Ask, MAX_MESSAGE, Reason, Refusal, Reply, Request, Right};
+use fdbroker::{Channel, ChannelError, Kind, Packet};
+
+thread_local! {
+    /// Of this thread: the tests' own threads do not disturb each other.
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The system's allocator, which counts what takes memory. `alloc_zeroed` and `realloc` come through `alloc`.
+struct Counting;
+
+// SAFETY: every call is handed on to the system's allocator with the caller's own arguments. Counting neither
+// allocates nor panics: the number is const-initialised and has no destructor.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller's promise about `layout`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise; `memory` came from `System`.
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+fn allocations(work: impl FnOnce()) -> u64 {
+    let before = ALLOCATIONS.get();
+    work();
+    ALLOCATIONS.get() - before
+}
+
+/// P-02: the count can fail: it sees what a vector, a string and a box take.
+#[test]
+fn p_02_the_count_counts() {
+    assert_eq!(allocations(|| drop(black_box(Box::new(1)))), 1);
+    assert_eq!(allocations(|| drop(black_box(vec![0u8; 10]))), 1);
+    assert_eq!(allocations(|| drop(black_box(Vec::<u8>::new()))), 0);
+}
+
+/// P-02: a thousand messages there and back over each kind, with 0, 1 and 16 descriptors, allocate exactly
+/// nothing, in small and in large messages.
+#[test]
+fn p_02_recv_allocates_nothing() {
+    let null = File::open("/dev/null").unwrap();
+    for kind in [Kind::SeqPacket, Kind::Stream, Kind::Datagram] {
+        let (here, there) = Channel::pair_of(kind).unwrap();
+        let mut packet = Packet::new();
+        let bytes = [7; 60_000];
+        for count in [0, 1, 16] {
+            let fds = vec![null.as_fd(); count];
+            let mut there_and_back = |length: usize| {
+                for (from, to) in [(&here, &there), (&there, &here)] {
+                    from.send(&bytes[..length], &fds).unwrap();
+                    to.recv(&mut packet).unwrap();
+                    assert_eq!((packet.bytes().len(), packet.fds().len()), (length, count));
+                    packet.take_fds().for_each(drop);
+                }
+            };
+            there_and_back(100);
+            let taken = allocations(|| (0..1000).for_each(|turn| there_and_back([1, 100, 60_000][turn % 3])));
+            assert_eq!(taken, 0, "{kind:?} with {count} descriptors");
+        }
+    }
+}
+
+/// P-02, P-11: nor do the errors of a receive, which a hostile peer can cause at will.
+#[test]
+fn p_02_p_11_errors_allocate_nothing() {
+    let null = File::open("/dev/null").unwrap();
+    for kind in [Kind::SeqPacket, Kind::Stream, Kind::Datagram] {
+        let (here, mut there) = Channel::pair_of(kind).unwrap();
+        there.set_nonblocking(true).unwrap();
+        there.set_max_fds(2);
+        let (mut packet, mut small) = (Packet::new(), Packet::with_capacity(4));
+        let fds = [null.as_fd(); 3];
+        let mut hostile = || {
+            here.send(b"many", &fds).unwrap();
+            assert!(matches!(there.recv(&mut packet), Err(ChannelError::TooManyDescriptors { .. })));
+            assert!(matches!(there.recv(&mut packet), Err(ChannelError::WouldBlock)));
+            if kind != Kind::Stream {
+                here.send(b"too large", &fds[..1]).unwrap();
+                assert!(matches!(there.recv(&mut small), Err(ChannelError::TooLarge)));
+            }
+            // Descriptors that nobody takes.
+            here.send(b"left", &fds[..2]).unwrap();
+            there.recv(&mut packet).unwrap();
+        };
+        hostile();
+        assert_eq!(allocations(|| (0..1000).for_each(|_| hostile())), 0, "{kind:?}");
+    }
+}
+
+/// P-02: reading and writing each message of the wire, and finding it malformed, allocate nothing.
+#[test]
+fn p_02_the_wire_allocates_nothing() {
+    let long = vec![b'a'; 4000];
+    let asks = [
+        Ask::Hello,
+        Ask::Scratch,
+        Ask::File { right: Right::Create, path: &long },
+        Ask::Listen("[2001:db8::1]:80".parse().unwrap()),
+        Ask::Connect("192.0.2.1:443".parse().unwrap()),
+    ];
+    let refusal = Refusal { reason: Reason::Failed, errno: libc::ENOENT };
+    let answers = [Answer::Granted { descriptors: 1 }, Answer::Refused(refusal)];
+    let mut buffer = vec![0; MAX_MESSAGE];
+    let taken = allocations(|| {
+        for id in 0..1000 {
+            for ask in asks {
+                let length = Request { id, ask }.encode(&mut buffer).unwrap();
+                assert_eq!(Request::decode(&buffer[..length], 0).unwrap(), Request { id, ask });
+                assert!(Request::decode(&buffer[..length - 1], 0).is_err());
+                assert!(Request { id, ask }.encode(&mut buffer[..10]).is_err());
+            }
+            for answer in answers {
+                let length = Reply { id, answer }.encode(&mut buffer).unwrap();
+                let riding = usize::from(answer == answers[0]);
+                assert_eq!(Reply::decode(&buffer[..length], riding).unwrap(), Reply { id, answer });
+                assert!(Reply::decode(&buffer[..length], 7).is_err());
+            }
+        }
+    });
+    assert_eq!(taken, 0);
+}

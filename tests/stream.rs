@@ -1,0 +1,268 @@
+//! Frames over SOCK_STREAM, from a plain socket that sends them in pieces, in one piece, or wrong.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
+
+mod common;
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
+use std::thread;
+use std::time::Duration;
+
+use fdbroker::{Channel, ChannelError, DEFAULT_MAX_FDS, MAX_FDS, Packet};
+use sendfd::{RecvWithFd, SendWithFd};
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// A plain socket and the channel that it is connected to.
+fn raw() -> (UnixStream, Channel) {
+    let (raw, socket) = UnixStream::pair().unwrap();
+    let channel = Channel::from(socket);
+    channel.set_recv_timeout(Some(LONG)).unwrap();
+    (raw, channel)
+}
+
+/// A frame, written out here by its documentation: two numbers, u32, little-endian, then the bytes.
+fn frame(length: u32, count: u32, bytes: &[u8]) -> Vec<u8> {
+    [&length.to_le_bytes(), &count.to_le_bytes(), bytes].concat()
+}
+
+fn null() -> File {
+    File::open("/dev/null").unwrap()
+}
+
+/// H-04: what a channel sends is the header that its documentation says, then the bytes, with the descriptors on the
+/// first.
+#[test]
+fn h_04_the_frame_as_documented() {
+    let (raw, channel) = raw();
+    let null = null();
+    channel.send(b"hello", &[null.as_fd(), null.as_fd()]).unwrap();
+    let (mut bytes, mut fds) = ([0; 64], [0; 4]);
+    // Only one byte is asked for; all the descriptors come with it.
+    assert_eq!(raw.recv_with_fd(&mut bytes[..1], &mut fds).unwrap(), (1, 2));
+    let length = (&raw).read(&mut bytes[1..]).unwrap() + 1;
+    assert_eq!(bytes[..length], *b"\x05\0\0\0\x02\0\0\0hello");
+    fds[..2].iter().for_each(|&fd| nix::unistd::close(fd).unwrap());
+}
+
+/// H-04, K10: a frame that is cut in two at any byte arrives whole with its descriptors, and so does the one behind it,
+/// which is glued to its second half. Blocking and non-blocking.
+#[test]
+fn h_04_cut_at_every_byte() {
+    common::alone("h_04_cut_at_every_byte", || {
+        let null = null();
+        let first = frame(5, 2, b"first");
+        for nonblocking in [false, true] {
+            let (mut raw, channel) = raw();
+            channel.set_nonblocking(nonblocking).unwrap();
+            let mut packet = Packet::new();
+            let before = common::open_fds();
+            for cut in 1..first.len() {
+                raw.send_with_fd(&first[..cut], &[null.as_raw_fd(); 2]).unwrap();
+                thread::scope(|scope| {
+                    scope.spawn(|| channel.recv(&mut packet).unwrap());
+                    // The second half is sent when the first has been taken.
+                    while unread(&channel) {
+                        thread::yield_now();
+                    }
+                    raw.write_all(&[&first[cut..], &frame(6, 0, b"second")[..]].concat()).unwrap();
+                });
+                assert_eq!((packet.bytes(), packet.fds().len()), (&b"first"[..], 2), "cut at {cut}");
+                channel.recv(&mut packet).unwrap();
+                assert_eq!((packet.bytes(), packet.fds().len()), (&b"second"[..], 0), "cut at {cut}");
+            }
+            assert_eq!(common::open_fds(), before);
+        }
+    });
+}
+
+fn unread(channel: &Channel) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    poll(&mut [PollFd::new(channel.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO).unwrap() > 0
+}
+
+/// H-04: byte by byte, with a descriptor on some of them: those of one frame are that frame's.
+#[test]
+fn h_04_byte_by_byte() {
+    let (raw, channel) = raw();
+    let files = [(); 4].map(|()| tempfile::tempfile().unwrap());
+    let mut packet = Packet::new();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..20 {
+                let bytes = frame(4, 4, b"four");
+                for (place, byte) in bytes.iter().enumerate() {
+                    let riding = if place % 3 == 0 { &files[place / 3..][..1] } else { &[] };
+                    let riding: Vec<_> = riding.iter().map(AsRawFd::as_raw_fd).collect();
+                    raw.send_with_fd(&[*byte], &riding).unwrap();
+                }
+            }
+        });
+        for _ in 0..20 {
+            channel.recv(&mut packet).unwrap();
+            assert_eq!(packet.bytes(), b"four");
+            let received: Vec<_> = packet.fds().iter().map(common::identity).collect();
+            assert_eq!(received, files.iter().map(common::identity).collect::<Vec<_>>());
+        }
+    });
+}
+
+/// H-04, K10, K24: frames that arrive in one piece are told apart, with the descriptors on each kept to it.
+#[test]
+fn h_04_glued_frames() {
+    let (raw, channel) = raw();
+    let files = [(); 3].map(|()| tempfile::tempfile().unwrap());
+    let mut packet = Packet::new();
+    // Bytes without descriptors, then a frame with: the kernel glues what follows bytes that have none.
+    raw.send_with_fd(&[frame(1, 0, b"a"), frame(0, 0, b""), frame(3, 0, b"bcd")].concat(), &[]).unwrap();
+    raw.send_with_fd(&[frame(1, 2, b"e"), frame(2, 0, b"fg")].concat(), &[files[0].as_raw_fd(), files[1].as_raw_fd()])
+        .unwrap();
+    raw.send_with_fd(&frame(0, 1, b""), &[files[2].as_raw_fd()]).unwrap();
+    let expected: [(&[u8], &[File]); 6] =
+        [(b"a", &[]), (b"", &[]), (b"bcd", &[]), (b"e", &files[..2]), (b"fg", &[]), (b"", &files[2..])];
+    for (bytes, files) in expected {
+        channel.recv(&mut packet).unwrap();
+        assert_eq!(packet.bytes(), bytes);
+        let received: Vec<_> = packet.fds().iter().map(common::identity).collect();
+        assert_eq!(received, files.iter().map(common::identity).collect::<Vec<_>>());
+    }
+}
+
+/// H-15, P-08: a header that says fewer or more descriptors than came is an error, all are closed, and each later
+/// receive says that the stream is broken. Sending is not hurt.
+#[test]
+fn h_15_p_08_a_lying_count() {
+    common::alone("h_15_p_08_a_lying_count", || {
+        let null = null();
+        for real in [0, 1, 2, 5, DEFAULT_MAX_FDS] {
+            for told in [0, 1, 2, 3, 6, 17, 18, 254, 1 << 16, u32::MAX - 1, u32::MAX] {
+                if usize::try_from(told) == Ok(real) {
+                    continue;
+                }
+                let (mut raw, channel) = raw();
+                let mut packet = Packet::new();
+                let before = common::open_fds();
+                raw.send_with_fd(&frame(3, told, b"lie"), &vec![null.as_raw_fd(); real]).unwrap();
+                raw.write_all(&frame(5, 0, b"truth")).unwrap();
+                for _ in 0..3 {
+                    let result = channel.recv(&mut packet);
+                    assert!(matches!(result, Err(ChannelError::Broken)), "{told} for {real}: {result:?}");
+                    assert!(packet.bytes().is_empty() && packet.fds().is_empty());
+                    assert_eq!(common::open_fds(), before);
+                }
+                channel.send(b"away", &[]).unwrap();
+                let mut bytes = [0; 12];
+                raw.read_exact(&mut bytes).unwrap();
+                assert_eq!(bytes[..], frame(4, 0, b"away"));
+            }
+        }
+    });
+}
+
+/// H-15, P-02, P-03: a header with a length over the packet is "too large" before anything is allocated or waited
+/// for; the descriptors are closed, and each later receive says that the stream is broken.
+#[test]
+fn h_15_p_02_p_03_a_length_over_the_packet() {
+    common::alone("h_15_p_02_p_03_a_length_over_the_packet", || {
+        let null = null();
+        for capacity in [0, 4, 65536] {
+            let capacity_told = u32::try_from(capacity).unwrap();
+            for length in [capacity_told + 1, capacity_told + 9, 1 << 31, u32::MAX - 8, u32::MAX - 7, u32::MAX] {
+                let (raw, channel) = raw();
+                let mut packet = Packet::with_capacity(capacity);
+                let (fds, memory) = (common::open_fds(), common::resident_kib());
+                raw.send_with_fd(&frame(length, 3, b"some of it"), &[null.as_raw_fd(); 3]).unwrap();
+                assert!(matches!(channel.recv(&mut packet), Err(ChannelError::TooLarge)), "{length} in {capacity}");
+                for _ in 0..3 {
+                    assert!(matches!(channel.recv(&mut packet), Err(ChannelError::Broken)));
+                    assert!(packet.bytes().is_empty() && packet.fds().is_empty());
+                    assert_eq!(common::open_fds(), fds);
+                }
+                assert!(common::resident_kib() < memory + 8192);
+            }
+        }
+    });
+}
+
+/// H-15, H-16: a peer that dies inside a frame: "disconnected", all closed; and no later call takes it for anything else
+/// than the end.
+#[test]
+fn h_15_a_death_inside_a_frame() {
+    common::alone("h_15_a_death_inside_a_frame", || {
+        let null = null();
+        let whole = frame(5, 2, b"first");
+        for cut in 0..whole.len() {
+            let (raw, channel) = raw();
+            let mut packet = Packet::new();
+            let before = common::open_fds();
+            if cut > 0 {
+                raw.send_with_fd(&whole[..cut], &[null.as_raw_fd(); 2]).unwrap();
+            }
+            raw.shutdown(Shutdown::Write).unwrap();
+            let result = channel.recv(&mut packet);
+            assert!(matches!(result, Err(ChannelError::Disconnected)), "cut at {cut}: {result:?}");
+            let again = channel.recv(&mut packet);
+            assert!(matches!(again, Err(ChannelError::Disconnected | ChannelError::Broken)), "cut at {cut}: {again:?}");
+            assert!(packet.bytes().is_empty() && packet.fds().is_empty());
+            assert_eq!(common::open_fds(), before);
+        }
+    });
+}
+
+/// P-11, H-13: more descriptors than the budget, on the first byte or strewn over the frame: all are closed, and the
+/// frame behind it is read as if nothing had been.
+#[test]
+fn p_11_h_13_over_the_budget_in_pieces() {
+    common::alone("p_11_h_13_over_the_budget_in_pieces", || {
+        let null = null();
+        for budget in [0, 1, 3, 16] {
+            for pieces in [1, 2, 5, 12] {
+                let (raw, mut channel) = raw();
+                channel.set_max_fds(budget);
+                let mut packet = Packet::new();
+                let before = common::open_fds();
+                let bytes = frame(4, 24, b"many");
+                for piece in bytes.chunks(12 / pieces) {
+                    let each = 24 * piece.len() / 12;
+                    raw.send_with_fd(piece, &vec![null.as_raw_fd(); each]).unwrap();
+                }
+                raw.send_with_fd(&frame(2, 0, b"on"), &[]).unwrap();
+                let result = channel.recv(&mut packet);
+                assert!(
+                    matches!(result, Err(ChannelError::TooManyDescriptors { budget: told }) if told == budget),
+                    "budget {budget} in {pieces} pieces: {result:?}"
+                );
+                assert!(packet.bytes().is_empty() && packet.fds().is_empty());
+                assert_eq!(common::open_fds(), before);
+                channel.recv(&mut packet).unwrap();
+                assert_eq!(packet.bytes(), b"on");
+            }
+        }
+        assert_eq!(MAX_FDS, 253);
+    });
+}
+
+/// H-15: frames that a sender gave up in the middle: its channel says so, and sends no half frame's sequel.
+#[test]
+fn h_15_a_send_cut_short() {
+    let (mut raw, channel) = raw();
+    channel.set_send_timeout(Some(Duration::from_millis(50))).unwrap();
+    let long = vec![7; 16 << 20];
+    assert!(matches!(channel.send(&long, &[]), Err(ChannelError::TimedOut)));
+    for _ in 0..3 {
+        assert!(matches!(channel.send(b"sequel", &[]), Err(ChannelError::Broken)));
+    }
+    // Receiving is not hurt.
+    raw.write_all(&frame(2, 0, b"ok")).unwrap();
+    let mut packet = Packet::new();
+    channel.recv(&mut packet).unwrap();
+    assert_eq!(packet.bytes(), b"ok");
+    drop(channel);
+    let mut sent = Vec::new();
+    raw.read_to_end(&mut sent).unwrap();
+    assert_eq!(sent[..8], frame(16 << 20, 0, b""));
+    assert!(sent.len() < long.len() && sent[8..].iter().all(|&byte| byte == 7));
+}
