@@ -6,7 +6,7 @@ mod common;
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -77,6 +77,16 @@ fn h_01_of_any_socket() {
         assert!(is_close_on_exec(&one), "{kind:?}");
         other.send(b"still there", &[]).unwrap();
         assert_eq!(receive(&one).unwrap().0, b"still there");
+    }
+    for kind in [Kind::Stream, Kind::Datagram] {
+        let socket = OwnedFd::from(pair(kind).0);
+        fcntl(&socket, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+        let channel: Channel = match kind {
+            Kind::Stream => UnixStream::from(socket).into(),
+            _ => UnixDatagram::from(socket).into(),
+        };
+        assert_eq!(channel.kind(), kind);
+        assert!(is_close_on_exec(&channel), "{kind:?}");
     }
     let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let strangers = [File::open("/dev/null").unwrap().into(), OwnedFd::from(tcp)];

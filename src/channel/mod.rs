@@ -13,7 +13,7 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
@@ -104,6 +104,12 @@ impl Channel {
         let (one, other) = socketpair(AddressFamily::Unix, socket_type, None, SockFlag::SOCK_CLOEXEC)
             .map_err(|errno| os("socketpair", errno.into()))?;
         Ok((Self::over(one, kind), Self::over(other, kind)))
+    }
+
+    /// Over a socket that somebody else made, perhaps without close-on-exec. Setting it cannot fail on an open descriptor.
+    fn adopt(socket: OwnedFd, kind: Kind) -> Self {
+        let _ = fcntl(&socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
+        Self::over(socket, kind)
     }
 
     fn over(socket: OwnedFd, kind: Kind) -> Self {
@@ -356,23 +362,21 @@ impl TryFrom<OwnedFd> for Channel {
         if domain != libc::AF_UNIX {
             return Err(ChannelError::NotASocket);
         }
-        fcntl(&fd, FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))
-            .map_err(|errno| os("fcntl(F_SETFD)", errno.into()))?;
-        Ok(Self::over(fd, kind))
+        Ok(Self::adopt(fd, kind))
     }
 }
 
 /// A channel of [`Kind::Stream`]: the peer must be a `Channel` too, for the framing.
 impl From<UnixStream> for Channel {
     fn from(socket: UnixStream) -> Self {
-        Self::over(socket.into(), Kind::Stream)
+        Self::adopt(socket.into(), Kind::Stream)
     }
 }
 
 /// A channel of [`Kind::Datagram`].
 impl From<UnixDatagram> for Channel {
     fn from(socket: UnixDatagram) -> Self {
-        Self::over(socket.into(), Kind::Datagram)
+        Self::adopt(socket.into(), Kind::Datagram)
     }
 }
 
