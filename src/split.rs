@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::io::{self, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::thread;
@@ -128,8 +129,8 @@ impl Split {
         passing.map_err(os("starting the signals' thread"))?;
 
         if let Err(fault) = service.wait() {
-            complain(&fault);
             worker.kill().map_err(os("kill"))?;
+            complain(&fault);
         }
         worker.wait().map_err(os("waitpid"))
     }
@@ -179,9 +180,10 @@ fn pass_signals_on(signals: &SignalFd, worker: Pid) {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "the process is the split's own, and says why it kills its worker")]
+/// On the process's standard error: it is the split's own. The worker may share it, and may have filled it up or made it
+/// non-blocking, so this comes after the kill, and its failure is no panic.
 fn complain(fault: &Fault) {
-    eprintln!("fdbroker: the worker is killed: {}", fault.to_string().escape_debug());
+    let _ = writeln!(io::stderr(), "fdbroker: the worker is killed: {}", fault.to_string().escape_debug());
 }
 
 fn exit_code(status: ExitStatus) -> i32 {
