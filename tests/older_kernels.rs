@@ -2,7 +2,6 @@
 //! says. Each lack is made by a system-call filter in a process of its own.
 #![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout, reason = "a test")]
 
-#[allow(unreachable_pub, reason = "a crate of its own in each test")]
 mod common;
 
 use std::fs::{self, File};

@@ -2,7 +2,6 @@
 //! the file has a main of its own, which runs the tests and prints what the usual one prints.
 #![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout, reason = "a test")]
 
-#[allow(unreachable_pub, reason = "a crate of its own in each test")]
 mod common;
 
 use std::ffi::{OsStr, OsString};
