@@ -1,6 +1,7 @@
 //! Kernels, and filters around the broker, that lack something: what is done without it, what is not, and what the report
 //! says. Each lack is made by a system-call filter in a process of its own.
 #![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout, reason = "a test")]
+#![allow(unsafe_code, reason = "tgkill(2) has no safe form")]
 
 mod common;
 
@@ -65,12 +66,16 @@ fn spawned(role: &str) -> (Worker, Channel, String) {
 /// What the worker finds that it can do, before and after lockdown.
 fn inside() {
     let errno = |result: io::Result<()>| result.map_or_else(|error| error.raw_os_error().unwrap(), |()| 0);
+    let parent = getppid().as_raw();
     let attempts = || {
         let open = errno(File::open("/etc/passwd").map(drop));
         let socket = errno(std::net::UdpSocket::bind("127.0.0.1:0").map(drop));
         let signal = errno(kill(getppid(), None).map_err(io::Error::from));
+        // SAFETY: takes numbers.
+        let sent = unsafe { libc::syscall(libc::SYS_tgkill, parent, parent, 0) };
+        let thread = errno(if sent == 0 { Ok(()) } else { Err(io::Error::last_os_error()) });
         let execute = errno(std::process::Command::new("/bin/true").status().map(drop));
-        format!("open {open}, socket {socket}, signal {signal}, execute {execute}")
+        format!("open {open}, socket {socket}, signal {signal}, to a thread {thread}, execute {execute}")
     };
     let channel = Channel::try_from(io::stdin().as_fd().try_clone_to_owned().unwrap()).unwrap();
     let before = attempts();
@@ -106,8 +111,9 @@ fn without_landlock(errno: i32) {
     assert_eq!(common::status(worker.id(), "Seccomp"), "2");
     let lines: Vec<&str> = text.lines().collect();
     // That the file opens and /bin/true runs shows that it is Landlock that is missing.
-    assert_eq!(lines[0], "open 0, socket 1, signal 1, execute 0");
-    assert!(lines[1].starts_with("open 1, socket 1, signal 1, execute "), "{text}");
+    // Where Landlock does not scope signals, the filter refuses tgkill(2) altogether.
+    assert_eq!(lines[0], "open 0, socket 1, signal 1, to a thread 38, execute 0");
+    assert!(lines[1].starts_with("open 1, socket 1, signal 1, to a thread 38, execute "), "{text}");
     assert_ne!(lines[1].rsplit(' ').next(), Some("0"), "{text}");
     assert!(lines.iter().any(|line| line.starts_with("landlock        NO   ")), "{text}");
 }
@@ -140,7 +146,7 @@ fn without_namespaces() {
     assert_eq!(common::status(worker.id(), "NoNewPrivs"), "1");
     assert_eq!(common::status(worker.id(), "Seccomp"), "2");
     let open = if worker.enforced().has(Layer::Landlock) { libc::EACCES } else { 0 };
-    assert!(text.starts_with(&format!("open {open}, socket 1, signal 1")), "{text}");
+    assert!(text.starts_with(&format!("open {open}, socket 1, signal 1, to a thread ")), "{text}");
 }
 
 /// As `setpriv --reuid=65534` does. The change takes the dumpable flag off, and with it the process's own files in /proc.

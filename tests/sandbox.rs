@@ -43,6 +43,7 @@ fn process() {
         "reader" => reader(argument),
         // Brokers.
         "hygiene" => hygiene(),
+        "groups" => groups(),
         "unchanged" => unchanged(),
         "closed" => closed(argument),
         "failing" => failing(argument),
@@ -174,6 +175,23 @@ fn b_01_users_by_default_and_by_name() {
     let daemon = nix::unistd::User::from_name("daemon").unwrap().expect("a user called daemon");
     let (worker, _channel) = plain().user("daemon").spawn().unwrap();
     check_status(&worker, (daemon.uid.as_raw(), daemon.gid.as_raw()));
+}
+
+/// B-01: the broker's supplementary groups are not the worker's.
+#[test]
+fn b_01_no_supplementary_groups() {
+    if !common::is_root() {
+        eprintln!("SKIPPED b_01_no_supplementary_groups: only root can leave groups");
+        return;
+    }
+    run("groups");
+}
+
+fn groups() {
+    nix::unistd::setgroups(&[1, 2, 1234].map(nix::unistd::Gid::from_raw)).unwrap();
+    assert_eq!(common::status(std::process::id(), "Groups"), "1 2 1234");
+    let (worker, _channel, _) = started(worker("idle"));
+    check_status(&worker, IDS);
 }
 
 /// B-01: user 0 and group 0 are refused, and so is another user for a broker that is not root.
@@ -342,14 +360,18 @@ fn unchanged() {
 fn f_06_channel_and_pipes_on_the_standard_numbers() {
     for closed in ["", "0", "1", "2", "01", "02", "12", "012"] {
         for stdout in ["inherit", "null", "piped"] {
-            run(&format!("closed {stdout}:{closed}"));
+            // Still free when the worker is started, or taken by a descriptor that is closed on exec.
+            for state in ["free", "taken"] {
+                run(&format!("closed {stdout}:{state}:{closed}"));
+            }
         }
     }
 }
 
 /// What goes wrong here cannot be told on standard error, which may be closed or another file.
 fn closed(argument: &str) {
-    let (stdout, numbers) = argument.split_once(':').unwrap();
+    let (stdout, rest) = argument.split_once(':').unwrap();
+    let (state, numbers) = rest.split_once(':').unwrap();
     let stderr = fcntl(io::stderr(), FcntlArg::F_DUPFD_CLOEXEC(20)).unwrap();
     let mut stderr = File::options().append(true).open(format!("/proc/self/fd/{stderr}")).unwrap();
     let (_directory, path) = common::directory();
@@ -357,19 +379,21 @@ fn closed(argument: &str) {
     fs::write(&file, "granted").unwrap();
     fs::write(&garbage, "\x7fELF, but no more").unwrap();
     fs::set_permissions(&garbage, fs::Permissions::from_mode(0o755)).unwrap();
+    let policy = Policy::builder().allow(Rule::file(&file).read()).build().unwrap();
     for number in numbers.bytes() {
         nix::unistd::close(i32::from(number - b'0')).unwrap();
     }
-    if let Err(why) = spawn_with_closed(stdout, &file, &garbage) {
-        writeln!(stderr, "closed {numbers:?}, stdout {stdout}: {why}").unwrap();
+    let taking: Vec<File> = numbers.bytes().filter(|_| state == "taken").map(|_| File::open(&path).unwrap()).collect();
+    if let Err(why) = spawn_with_closed(stdout, &file, &garbage, policy) {
+        writeln!(stderr, "closed {numbers:?}, {state}, stdout {stdout}: {why}").unwrap();
         exit(1);
     }
+    drop(taking);
     exit(0);
 }
 
-fn spawn_with_closed(stdout: &str, file: &Path, garbage: &Path) -> Result<(), String> {
+fn spawn_with_closed(stdout: &str, file: &Path, garbage: &Path, policy: Policy) -> Result<(), String> {
     let before = common::open_fds();
-    let policy = Policy::builder().allow(Rule::file(file).read()).build().map_err(|error| error.to_string())?;
     let output = || match stdout {
         "null" => Stdio::null(),
         "piped" => Stdio::piped(),
@@ -406,7 +430,8 @@ fn spawn_with_closed(stdout: &str, file: &Path, garbage: &Path) -> Result<(), St
         other => return Err(format!("garbage: {other:?}")),
     }
     match common::open_fds() {
-        after if after == before => Ok(()),
+        // The policy's root went with the policy.
+        after if after + 1 == before => Ok(()),
         after => Err(format!("{before} descriptors before, {after} after")),
     }
 }

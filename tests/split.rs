@@ -212,6 +212,9 @@ fn worker(name: &str, argument: &Path, client: &Client) -> ExitCode {
         }
         "surroundings" => {
             let mut bytes = Vec::new();
+            let stdin = io::stdin();
+            let mut events = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+            assert_eq!(poll(&mut events, 30_000u16).unwrap(), 1, "reading standard input would wait");
             io::stdin().read_to_end(&mut bytes).unwrap();
             say(&format!("standard input: {bytes:?}"));
             for (name, value) in std::env::vars_os() {
