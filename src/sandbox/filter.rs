@@ -67,6 +67,7 @@ fn conditional(stage: Stage) -> Result<Rules, BackendError> {
     let only = |argument, values: &[u64]| -> Result<Vec<SeccompRule>, BackendError> {
         values.iter().map(|&value| rule(vec![is(argument, value)?])).collect()
     };
+    let no_programs = ATTACH.iter().map(|&option| not(2, option)).collect::<Result<_, _>>()?;
     let clone = match stage {
         // Processes and threads, without namespaces of their own. They are the worker's children: by CLONE_PARENT they
         // would be the broker's, which does not know of them and would never wait for them.
@@ -92,6 +93,8 @@ fn conditional(stage: Stage) -> Result<Rules, BackendError> {
         // connect(2) and past Landlock.
         (libc::SYS_sendmsg, vec![rule(vec![masked(2, libc::MSG_FASTOPEN as u64, 0)?])?]),
         (libc::SYS_sendmmsg, vec![rule(vec![masked(3, libc::MSG_FASTOPEN as u64, 0)?])?]),
+        // A program on a listener that shares its port would choose among the connections of the others.
+        (libc::SYS_setsockopt, vec![rule(vec![not(1, libc::SOL_SOCKET as u64)?])?, rule(no_programs)?]),
         // To the peer of the socket, not to an address.
         (libc::SYS_sendto, vec![rule(vec![SeccompCondition::new(4, Len::Qword, Cmp::Eq, 0)?])?]),
     ]);
@@ -123,6 +126,10 @@ fn is(argument: u8, value: u64) -> Result<SeccompCondition, BackendError> {
     SeccompCondition::new(argument, Len::Dword, Cmp::Eq, value)
 }
 
+fn not(argument: u8, value: u64) -> Result<SeccompCondition, BackendError> {
+    SeccompCondition::new(argument, Len::Dword, Cmp::Ne, value)
+}
+
 fn pair_of(kind: u64) -> Result<SeccompRule, BackendError> {
     rule(vec![is(0, libc::AF_UNIX as u64)?, masked(1, SOCKET_TYPE, kind)?])
 }
@@ -136,6 +143,13 @@ const EMPTY_PATH: u64 = libc::AT_EMPTY_PATH as u64;
 const SOCKET_TYPE: u64 = 0xf;
 /// RWF_HIPRI, RWF_DSYNC, RWF_SYNC, RWF_NOWAIT, RWF_APPEND (include/uapi/linux/fs.h).
 const WRITE_FLAGS: u64 = 0x1f;
+/// Socket options that put a program on a socket.
+const ATTACH: &[u64] = &[
+    libc::SO_ATTACH_FILTER as u64,
+    libc::SO_ATTACH_BPF as u64,
+    libc::SO_ATTACH_REUSEPORT_CBPF as u64,
+    libc::SO_ATTACH_REUSEPORT_EBPF as u64,
+];
 const NAMESPACES: u64 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWCGROUP
     | libc::CLONE_NEWUTS
@@ -298,7 +312,6 @@ const SOCKETS: &[i64] = &[
     libc::SYS_recvfrom,
     libc::SYS_recvmmsg,
     libc::SYS_recvmsg,
-    libc::SYS_setsockopt,
     libc::SYS_shutdown,
 ];
 

@@ -30,7 +30,7 @@ use spawn::RunAs;
 /// * another user without groups, if the broker is root: `nobody` (65534) unless [`user`](Self::user) says otherwise;
 /// * a user namespace of its own*, if the broker is not root;
 /// * no capabilities (the bounding set* included), and no_new_privs;
-/// * Landlock*: it can execute its program, read the system's libraries, and reach no other file, no TCP port and,
+/// * Landlock*: it can execute and read its program, read the system's libraries, and open no other file, no TCP port and,
 ///   from ABI 6 on, no process and no abstract socket outside;
 /// * a system-call filter: no sockets but those that it is handed, no signals to others, no tracing, no mounts, no
 ///   namespaces, no keys, no io_uring, no bpf, and so on.
