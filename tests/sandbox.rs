@@ -619,7 +619,7 @@ fn failing(name: &str) {
         "die with parent" => (Step::DieWithParent, libc::SYS_prctl, &[(0, libc::PR_SET_PDEATHSIG as u64)]),
         "landlock" => (Step::Landlock, libc::SYS_landlock_restrict_self, &[]),
         "seccomp" => (Step::Seccomp, libc::SYS_seccomp, &[]),
-        "exec" => (Step::Exec, libc::SYS_execve, &[]),
+        "exec" => (Step::Exec, libc::SYS_execveat, &[]),
         other => panic!("no such step: {other}"),
     };
     assert_eq!(step.name(), name);

@@ -17,7 +17,7 @@ use seccompiler::{
 /// For how much of its life a filter lets a process do things.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// From its first instruction: it may load itself, execute programs, make processes.
+    /// From its first instruction: it may load itself, and execute a program in its place.
     Start,
     /// Once it runs: it computes, makes threads, and uses the descriptors that it holds.
     Locked,
@@ -68,17 +68,10 @@ fn conditional(stage: Stage) -> Result<Rules, BackendError> {
         values.iter().map(|&value| rule(vec![is(argument, value)?])).collect()
     };
     let no_programs = ATTACH.iter().map(|&option| not(2, option)).collect::<Result<_, _>>()?;
-    let clone = match stage {
-        // Processes and threads, without namespaces of their own. They are the worker's children: by CLONE_PARENT they
-        // would be the broker's, which does not know of them and would never wait for them.
-        Stage::Start => vec![rule(vec![masked(0, NAMESPACES | libc::CLONE_PARENT as u64, 0)?])?],
-        Stage::Locked => {
-            let thread = libc::CLONE_THREAD as u64;
-            vec![rule(vec![masked(0, NAMESPACES | thread, thread)?])?]
-        }
-    };
+    let thread = libc::CLONE_THREAD as u64;
     let mut rules = Rules::from([
-        (libc::SYS_clone, clone),
+        // Threads. A process of the worker's would outlive it, with its channel.
+        (libc::SYS_clone, vec![rule(vec![masked(0, NAMESPACES | thread, thread)?])?]),
         (libc::SYS_fcntl, only(1, FCNTL)?),
         (libc::SYS_ioctl, only(1, IOCTL)?),
         (libc::SYS_prctl, only(0, PRCTL)?),
@@ -110,10 +103,10 @@ fn refused(stage: Stage) -> Result<Rules, BackendError> {
     let mut rules = Rules::new();
     rules.extend(REFUSED.iter().map(|&number| (number, Vec::new())));
     rules.insert(libc::SYS_fcntl, vec![rule(vec![is(1, libc::F_SETFL as u64)?])?]);
+    // A process, not a thread.
+    rules.insert(libc::SYS_clone, vec![rule(vec![masked(0, libc::CLONE_THREAD as u64, 0)?])?]);
     if stage == Stage::Locked {
         rules.extend(REFUSED_WHEN_LOCKED.iter().map(|&number| (number, Vec::new())));
-        // A process, not a thread.
-        rules.insert(libc::SYS_clone, vec![rule(vec![masked(0, libc::CLONE_THREAD as u64, 0)?])?]);
     }
     Ok(rules)
 }
@@ -332,12 +325,8 @@ const START: &[i64] = &[
     libc::SYS_readlinkat,
     libc::SYS_statfs,
     libc::SYS_statx,
-    libc::SYS_wait4,
-    libc::SYS_waitid,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_access,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_fork,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_lstat,
     #[cfg(target_arch = "x86_64")]
@@ -346,8 +335,6 @@ const START: &[i64] = &[
     libc::SYS_readlink,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_stat,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_vfork,
 ];
 
 /// F_SETFL is not among them: its holder could take O_APPEND off a descriptor that was granted for appending.
@@ -479,6 +466,8 @@ const REFUSED: &[i64] = &[
     #[cfg(target_arch = "x86_64")]
     libc::SYS_creat,
     #[cfg(target_arch = "x86_64")]
+    libc::SYS_fork,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_ioperm,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_iopl,
@@ -498,6 +487,8 @@ const REFUSED: &[i64] = &[
     libc::SYS_symlink,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_unlink,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_vfork,
 ];
 
 const REFUSED_WHEN_LOCKED: &[i64] = &[
@@ -511,8 +502,6 @@ const REFUSED_WHEN_LOCKED: &[i64] = &[
     #[cfg(target_arch = "x86_64")]
     libc::SYS_access,
     #[cfg(target_arch = "x86_64")]
-    libc::SYS_fork,
-    #[cfg(target_arch = "x86_64")]
     libc::SYS_lstat,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_open,
@@ -520,6 +509,4 @@ const REFUSED_WHEN_LOCKED: &[i64] = &[
     libc::SYS_readlink,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_stat,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_vfork,
 ];

@@ -35,22 +35,25 @@ pub(super) fn abi() -> Result<u32, String> {
 pub(super) const SCOPES_SIGNALS: u32 = 6;
 
 /// Everything is refused but to execute `program`, and to read and execute what it cannot start without.
-pub(super) fn for_start(program: &File, runtime: &[PathBuf]) -> Result<Option<OwnedFd>, RulesetError> {
+pub(super) fn for_start(program: &File, runtime: &[PathBuf]) -> io::Result<Option<OwnedFd>> {
     let read_tree = make_bitflags!(AccessFs::{ReadFile | ReadDir});
     let read = BitFlags::from(AccessFs::ReadFile);
-    let mut ruleset = nothing()?.add_rule(PathBeneath::new(program, read | AccessFs::Execute))?;
+    let mut ruleset =
+        nothing().and_then(|nothing| nothing.add_rule(PathBeneath::new(program, read | AccessFs::Execute)));
     for directory in LIBRARIES.iter().map(Path::new) {
-        ruleset = allow(ruleset, directory, read_tree)?;
+        ruleset = allow_if_there(ruleset, directory, read_tree);
         for loader in loaders(directory) {
-            ruleset = allow(ruleset, &loader, read | AccessFs::Execute)?;
+            ruleset = allow_if_there(ruleset, &loader, read | AccessFs::Execute);
         }
     }
-    ruleset = allow(ruleset, Path::new(LOADER_CACHE), read)?;
+    ruleset = allow_if_there(ruleset, Path::new(LOADER_CACHE), read);
     for path in runtime {
-        let access = if path.is_dir() { read_tree | AccessFs::Execute } else { read | AccessFs::Execute };
-        ruleset = allow(ruleset, path, access)?;
+        let file = open_path(path)
+            .map_err(|error| io::Error::new(error.kind(), format!("runtime {}: {error}", path.display())))?;
+        let access = if file.metadata()?.is_dir() { read_tree } else { read };
+        ruleset = ruleset.and_then(|ruleset| ruleset.add_rule(PathBeneath::new(file, access | AccessFs::Execute)));
     }
-    Ok(ruleset.into())
+    ruleset.map(Option::from).map_err(io::Error::other)
 }
 
 /// Everything that Landlock can refuse is refused.
@@ -62,11 +65,15 @@ pub(super) fn nothing() -> Result<RulesetCreated, RulesetError> {
         .create()
 }
 
-/// What is not there needs no rule.
-fn allow(ruleset: RulesetCreated, path: &Path, access: BitFlags<AccessFs>) -> Result<RulesetCreated, RulesetError> {
+/// What is not there needs no rule: systems keep their libraries in different places.
+fn allow_if_there(
+    ruleset: Result<RulesetCreated, RulesetError>,
+    path: &Path,
+    access: BitFlags<AccessFs>,
+) -> Result<RulesetCreated, RulesetError> {
     match open_path(path) {
-        Ok(file) => ruleset.add_rule(PathBeneath::new(file, access)),
-        Err(_) => Ok(ruleset),
+        Ok(file) => ruleset?.add_rule(PathBeneath::new(file, access)),
+        Err(_) => ruleset,
     }
 }
 

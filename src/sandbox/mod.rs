@@ -5,6 +5,7 @@ mod filter;
 mod landlock;
 mod lockdown;
 mod spawn;
+mod stdio;
 
 pub use crate::sys::child::Step;
 pub use enforced::{Enforced, Layer};
@@ -21,8 +22,8 @@ use spawn::RunAs;
 
 /// How to start a worker.
 ///
-/// The worker's standard input is its channel. Standard output and error are the broker's, unless said otherwise. No other
-/// descriptor is open, the environment is empty, and the working directory is `/`.
+/// The worker's standard input is its channel. Standard output and error go where the broker's go, unless said otherwise: a
+/// terminal or a pipe is opened once more for it, for writing only; a file or a socket is shared with it. No other descriptor is open, the environment is empty, and the working directory is `/`.
 ///
 /// These layers are put around it before it executes its first instruction; those marked * are left out where the kernel
 /// does not have them, and [`Enforced`] then says so:
@@ -33,7 +34,8 @@ use spawn::RunAs;
 /// * Landlock*: it can execute and read its program, read the system's libraries, and open no other file, no TCP port and,
 ///   from ABI 6 on, no process and no abstract socket outside;
 /// * a system-call filter: no sockets but those that it is handed, no signals to others, no tracing, no mounts, no
-///   namespaces, no keys, no io_uring, no bpf, and so on.
+///   namespaces, no keys, no io_uring, no bpf, and so on. It can make threads, but no processes, and execute a program in
+///   its own place.
 ///
 /// A program that links this crate can close what its start-up left open: [`lockdown`].
 #[derive(Debug)]
@@ -42,8 +44,10 @@ pub struct Sandbox {
     arg0: Option<OsString>,
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
-    stdout: Stdio,
-    stderr: Stdio,
+    /// The broker's, if not said.
+    stdout: Option<Stdio>,
+    /// The broker's, if not said.
+    stderr: Option<Stdio>,
     run_as: Option<RunAs>,
     runtime: Vec<PathBuf>,
     die_with_parent: bool,
@@ -57,8 +61,8 @@ impl Sandbox {
             arg0: None,
             args: Vec::new(),
             env: Vec::new(),
-            stdout: Stdio::inherit(),
-            stderr: Stdio::inherit(),
+            stdout: None,
+            stderr: None,
             run_as: None,
             runtime: Vec::new(),
             die_with_parent: false,
@@ -97,14 +101,14 @@ impl Sandbox {
     /// Where standard output goes: the broker's, unless said otherwise.
     #[must_use]
     pub fn stdout(mut self, stdout: impl Into<Stdio>) -> Self {
-        self.stdout = stdout.into();
+        self.stdout = Some(stdout.into());
         self
     }
 
     /// Where standard error goes: the broker's, unless said otherwise.
     #[must_use]
     pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
-        self.stderr = stderr.into();
+        self.stderr = Some(stderr.into());
         self
     }
 
@@ -123,7 +127,7 @@ impl Sandbox {
     }
 
     /// A file or directory that the program needs to get going, beyond its own file and the system's libraries: it may
-    /// read and execute what is there. For interpreters, and libraries at unusual places.
+    /// read and execute what is there. For interpreters, and libraries at unusual places. It must be there.
     #[must_use]
     pub fn runtime(mut self, path: impl Into<PathBuf>) -> Self {
         self.runtime.push(path.into());

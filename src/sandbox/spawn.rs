@@ -4,15 +4,13 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
 use std::iter;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::process::{Child, Command, Stdio};
 
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
+use nix::fcntl::OFlag;
 use nix::unistd::{Uid, User, getegid, geteuid, pipe2};
 
-use super::{Enforced, Layer, Sandbox, filter, landlock};
+use super::{Enforced, Layer, Sandbox, filter, landlock, stdio};
 use crate::channel::Channel;
 use crate::error::SpawnError;
 use crate::sys::child::{self, Failure, Image, Plan, Step};
@@ -31,43 +29,50 @@ pub(super) fn spawn(sandbox: Sandbox) -> Result<(Child, Channel, Enforced), Spaw
     let program = &sandbox.program;
     let prepare = |what| move |source| SpawnError::Prepare { program: program.clone(), what, source };
 
-    let (_occupied, null) = occupy_stdio();
+    let _occupied = stdio::occupy().map_err(prepare("occupying 0, 1 and 2"))?;
     let ids = ids(sandbox.run_as.as_ref()).map_err(prepare("choosing the user"))?;
     let file = landlock::open_path(&sandbox.program).map_err(prepare("opening the program"))?;
-    let file = File::from(above_stdio(file.into()).map_err(prepare("fcntl"))?);
+    if !file.metadata().map_err(prepare("fstat"))?.is_file() {
+        return Err(prepare("it is not a regular file")(io::Error::from_raw_os_error(libc::EACCES)));
+    }
     let abi = landlock::abi();
     let ruleset = match abi {
-        Ok(_) => landlock::for_start(&file, &sandbox.runtime)
-            .map_err(|error| prepare("making the Landlock ruleset")(io::Error::other(error)))?,
+        Ok(_) => landlock::for_start(&file, &sandbox.runtime).map_err(prepare("making the Landlock ruleset"))?,
         Err(_) => None,
     };
     let scoped = abi.as_ref().is_ok_and(|&abi| abi >= landlock::SCOPES_SIGNALS);
     let filters = filter::filters(filter::Stage::Start, scoped).map_err(prepare("compiling the filter"))?;
-    let (status, status_writer) = status_pipe().map_err(prepare("pipe2"))?;
+    let (status, status_writer) =
+        pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(|errno| prepare("pipe2")(errno.into()))?;
     let (here, there) = Channel::pair().map_err(|error| prepare("making the channel")(error.into()))?;
     let args = iter::once(sandbox.arg0.as_deref().unwrap_or(sandbox.program.as_os_str()))
         .chain(sandbox.args.iter().map(OsString::as_os_str));
-    let image = Image::new(&exec_path(&file, &sandbox.program), args, last_of_each(&sandbox.env).into_iter())
+    // The file that was opened is what runs, whatever has become of its path, and the worker's user needs no right to
+    // search the directories above it. A script is executed by its path: the interpreter opens it once more.
+    let program_file = if is_script(&file) { None } else { Some(file) };
+    let image = Image::new(program_file, program, args, last_of_each(&sandbox.env).into_iter())
         .map_err(prepare("reading the arguments and the environment"))?;
     let plan = Plan {
         status: status_writer,
-        null,
+        null: File::options().read(true).write(true).open("/dev/null").ok(),
         id_maps: ids.is_none().then(id_maps),
         ids,
         parent: sandbox.die_with_parent.then(|| nix::unistd::getpid().as_raw()),
-        landlock: ruleset.map(above_stdio).transpose().map_err(prepare("fcntl"))?,
+        landlock: ruleset,
         filters,
         image,
     };
 
     let mut command = Command::new(&sandbox.program);
-    command.current_dir("/").stdin(OwnedFd::from(there)).stdout(sandbox.stdout).stderr(sandbox.stderr);
+    command.current_dir("/").stdin(OwnedFd::from(there));
+    command.stdout(sandbox.stdout.unwrap_or_else(|| inherited(io::stdout().as_fd())));
+    command.stderr(sandbox.stderr.unwrap_or_else(|| inherited(io::stderr().as_fd())));
     child::attach(&mut command, plan);
     let spawned = command.spawn();
     // Closes the child's end of the channel and of the status pipe, which the command holds.
     drop(command);
 
-    let failures = failures(status);
+    let failures = failures(status.into());
     match spawned {
         Ok(child) => {
             let enforced = report(ids, &abi, &failures);
@@ -84,6 +89,10 @@ pub(super) fn spawn(sandbox: Sandbox) -> Result<(Child, Channel, Enforced), Spaw
             }
         }
     }
+}
+
+fn inherited(fd: BorrowedFd<'_>) -> Stdio {
+    stdio::reopened(fd).map_or_else(Stdio::inherit, Stdio::from)
 }
 
 /// The variables of the environment: what was said last about each.
@@ -163,40 +172,11 @@ fn id_maps() -> [String; 2] {
     [format!("{uid} {uid} 1\n"), format!("{gid} {gid} 1\n")]
 }
 
-/// A name for the file that was opened, so that it is this file that runs, whatever has become of its path, and so that
-/// the worker's user needs no right to search the directories above it. A script is named by its path: the
-/// interpreter opens it once more. Where there is no /proc, the path has to do.
-fn exec_path(file: &File, path: &Path) -> PathBuf {
-    let by_descriptor = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+/// Whether the file starts as a script does. One that cannot be read is none that could be interpreted.
+fn is_script(program: &File) -> bool {
     let mut start = [0; 2];
-    let is_script = File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == *b"#!";
-    if is_script || !by_descriptor.exists() { path.to_owned() } else { by_descriptor }
-}
-
-/// A pipe whose writing end is out of the way of standard input, output and error.
-fn status_pipe() -> io::Result<(File, OwnedFd)> {
-    let (reader, writer) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-    Ok((reader.into(), above_stdio(writer)?))
-}
-
-/// Occupies those of 0, 1 and 2 that the broker has closed, for as long as the first half of the answer lives: std puts
-/// the worker's own over these numbers, and would do so over what it opens for the worker. The second half is /dev/null,
-/// out of the way, if there is one.
-fn occupy_stdio() -> (Vec<OwnedFd>, Option<OwnedFd>) {
-    let mut occupied = Vec::new();
-    while let Ok(fd) = open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()) {
-        if fd.as_raw_fd() > 2 {
-            return (occupied, Some(fd));
-        }
-        occupied.push(fd);
-    }
-    (occupied, None)
-}
-
-/// std puts the worker's standard descriptors into place over 0, 1 and 2 before our steps are taken: what those need
-/// must not lie there, as it would in a broker that has closed some of the three and has no /dev/null.
-fn above_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {
-    if fd.as_raw_fd() > 2 { Ok(fd) } else { fd.as_fd().try_clone_to_owned() }
+    let opened = File::open(format!("/proc/self/fd/{}", program.as_raw_fd()));
+    opened.and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == *b"#!"
 }
 
 /// All reports were written before `spawn` returned. The pipe is not read to its end but until it is empty: a process

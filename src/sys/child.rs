@@ -6,6 +6,7 @@
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -44,7 +45,7 @@ pub enum Step {
     Landlock,
     /// The system-call filters: seccomp(2).
     Seccomp,
-    /// The program: execve(2).
+    /// The program: execveat(2), or execve(2) for a script.
     Exec,
 }
 
@@ -97,7 +98,7 @@ pub(crate) struct Plan {
     /// Where failures are reported. Not one of 0, 1 and 2.
     pub(crate) status: OwnedFd,
     /// /dev/null, if there is one. Not one of 0, 1 and 2.
-    pub(crate) null: Option<OwnedFd>,
+    pub(crate) null: Option<File>,
     /// Lines for uid_map and gid_map, for a user namespace of its own.
     pub(crate) id_maps: Option<[String; 2]>,
     /// uid and gid to become.
@@ -112,9 +113,11 @@ pub(crate) struct Plan {
     pub(crate) image: Image,
 }
 
-/// A program with its arguments and environment, as execve(2) wants them. Not std's business: its execvp(3) starts a
+/// A program with its arguments and environment, as execveat(2) wants them. Not std's business: its execvp(3) starts a
 /// shell where the kernel says that a file is no program (ENOEXEC).
 pub(crate) struct Image {
+    /// The program's file, if it is to be executed by descriptor. Not one of 0, 1 and 2.
+    file: Option<File>,
     path: CString,
     /// Null-terminated, into `_strings`.
     argv: Vec<*const libc::c_char>,
@@ -131,6 +134,7 @@ unsafe impl Sync for Image {}
 impl Image {
     /// Fails when anything holds a NUL byte.
     pub(crate) fn new<'a>(
+        file: Option<File>,
         path: &Path,
         args: impl Iterator<Item = &'a OsStr>,
         env: impl Iterator<Item = &'a (OsString, OsString)>,
@@ -144,7 +148,7 @@ impl Image {
         }
         let pointers = |strings: &[CString]| strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect();
         let (argv, envp) = (pointers(&strings[..args]), pointers(&strings[args..]));
-        Ok(Self { path, argv, envp, _strings: strings })
+        Ok(Self { file, path, argv, envp, _strings: strings })
     }
 }
 
@@ -252,7 +256,7 @@ fn close_on_exec_from(first: libc::c_uint) -> io::Result<()> {
 /// Puts /dev/null in the place of a standard descriptor that the worker would start without: one that the broker has
 /// closed, or closes on exec because it is something else there. A Rust program opens /dev/null itself then, and aborts
 /// where Landlock refuses that.
-fn complete_stdio(null: &OwnedFd) -> io::Result<()> {
+fn complete_stdio(null: &File) -> io::Result<()> {
     for number in 0..3 {
         // SAFETY: takes numbers.
         let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
@@ -335,9 +339,21 @@ fn unblock_signals() {
 
 /// Returns only when it fails.
 fn exec(image: &Image) -> io::Error {
-    // SAFETY: the path ends with a NUL, the arrays with a null pointer, and so do the strings they point to, by
-    // `Image::new`; all belong to `image`, which outlives the call.
-    unsafe { libc::execve(image.path.as_ptr(), image.argv.as_ptr(), image.envp.as_ptr()) };
+    let (argv, envp) = (image.argv.as_ptr(), image.envp.as_ptr());
+    // SAFETY: the paths end with a NUL, the arrays with a null pointer, and the strings they point to with a NUL, by
+    // `Image::new`; all belong to `image`, which outlives the call. By descriptor it is a raw call because glibc has
+    // execveat since 2.34 only.
+    unsafe {
+        match &image.file {
+            Some(file) => {
+                let (fd, itself) = (file.as_raw_fd(), libc::AT_EMPTY_PATH);
+                libc::syscall(libc::SYS_execveat, fd, c"".as_ptr(), argv, envp, itself);
+            }
+            None => {
+                libc::execve(image.path.as_ptr(), argv, envp);
+            }
+        }
+    }
     io::Error::last_os_error()
 }
 
