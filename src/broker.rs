@@ -42,7 +42,8 @@ impl Broker {
     }
 
     /// Calls `audit` with one record for every request, and one for the end of every worker's service. It is called on
-    /// the worker's thread, after the decision and before the reply; a panic in it ends that worker's service.
+    /// the worker's thread, after the decision and before the reply; a panic in it ends that worker's service. `println!` and
+    /// `eprintln!` panic when they cannot write.
     #[must_use]
     pub fn audit(mut self, audit: impl Fn(&Record<'_>) + Send + Sync + 'static) -> Self {
         self.audit = Arc::new(audit);
@@ -119,6 +120,11 @@ impl Service {
     #[must_use]
     pub fn is_finished(&self) -> bool {
         self.thread.is_finished()
+    }
+
+    /// For ending the service from elsewhere while this value waits.
+    pub(crate) fn channel(&self) -> Arc<Channel> {
+        self.channel.clone()
     }
 
     /// Ends the service: the worker sees a hang-up, after the replies that it was given. A request that is being

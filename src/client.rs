@@ -48,7 +48,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::NoChannel`]: standard input is something else. [`ClientError::Channel`],
     /// [`ClientError::NotABroker`]: nobody who speaks this version of the protocol is at the other end, or said nothing for
-    /// 10 seconds. Standard input is then as it was.
+    /// 10 seconds. Standard input is then what it was, but a socket has been sent the greeting.
     pub fn from_stdin() -> Result<Self, ClientError> {
         let no_channel = |call| move |source: io::Error| ClientError::NoChannel(ChannelError::Os { call, source });
         let stdin = io::stdin().as_fd().try_clone_to_owned().map_err(no_channel("fcntl(F_DUPFD_CLOEXEC)"))?;
@@ -58,8 +58,9 @@ impl Client {
         }
         channel.set_recv_timeout(Some(GREETING)).map_err(ClientError::NoChannel)?;
         let client = Self::new(channel);
-        client.hello()?;
+        let greeted = client.hello();
         client.channel.set_recv_timeout(None).map_err(ClientError::NoChannel)?;
+        greeted?;
         let (nothing, _) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| no_channel("pipe2")(errno.into()))?;
         dup2_stdin(nothing).map_err(|errno| no_channel("dup2")(errno.into()))?;
         Ok(client)

@@ -1,5 +1,5 @@
-//! `[both]` Errors, by what the caller can do next. Each converts into [`std::io::Error`] with the errno, where there is
-//! one, so that `?` works in functions that return `io::Result`.
+//! `[both]` Errors, by what the caller can do next. Those of channel and client convert into [`std::io::Error`] with the
+//! errno, where there is one, so that `?` works in functions that return `io::Result`.
 
 use std::io;
 use std::path::PathBuf;
@@ -55,20 +55,24 @@ pub enum ChannelError {
 
 impl From<ChannelError> for io::Error {
     fn from(error: ChannelError) -> Self {
-        use io::ErrorKind as Kind;
         match error {
             ChannelError::DescriptorTableFull => Self::from_raw_os_error(libc::EMFILE),
             ChannelError::Os { source, .. } => source,
-            error => {
-                let kind = match error {
-                    ChannelError::Disconnected => Kind::BrokenPipe,
-                    ChannelError::WouldBlock => Kind::WouldBlock,
-                    ChannelError::TimedOut => Kind::TimedOut,
-                    ChannelError::Empty | ChannelError::NotASocket => Kind::InvalidInput,
-                    _ => Kind::InvalidData,
-                };
-                Self::new(kind, error)
-            }
+            error => Self::new(error.kind(), error),
+        }
+    }
+}
+
+impl ChannelError {
+    fn kind(&self) -> io::ErrorKind {
+        match self {
+            Self::Disconnected => io::ErrorKind::BrokenPipe,
+            Self::WouldBlock => io::ErrorKind::WouldBlock,
+            Self::TimedOut => io::ErrorKind::TimedOut,
+            Self::Empty | Self::NotASocket => io::ErrorKind::InvalidInput,
+            Self::DescriptorTableFull => io::Error::from_raw_os_error(libc::EMFILE).kind(),
+            Self::Os { source, .. } => source.kind(),
+            _ => io::ErrorKind::InvalidData,
         }
     }
 }
@@ -188,9 +192,8 @@ impl From<ClientError> for io::Error {
             ClientError::Channel { source: ChannelError::DescriptorTableFull, .. } => {
                 return Self::from_raw_os_error(libc::EMFILE);
             }
-            ClientError::Channel { source: ChannelError::Disconnected, .. } => io::ErrorKind::BrokenPipe,
-            ClientError::NotABroker { .. } | ClientError::NoChannel(_) => io::ErrorKind::InvalidData,
-            ClientError::Channel { .. } => io::ErrorKind::Other,
+            ClientError::Channel { source, .. } | ClientError::NoChannel(source) => source.kind(),
+            ClientError::NotABroker { .. } => io::ErrorKind::InvalidData,
         };
         Self::new(kind, error)
     }

@@ -9,7 +9,6 @@ use std::ffi::CStr;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::Path;
 
 use libc::{S_IFMT, S_IFREG};
 use nix::errno::Errno;
@@ -35,7 +34,7 @@ pub fn open(permit: Permit<'_>) -> Result<OwnedFd, Refusal> {
     match permit.into_grant() {
         Grant::File { root, name, right: Right::Create, mode } => create(root, name, mode),
         Grant::File { root, name, right, .. } => open_existing(root, name, right),
-        Grant::Scratch { directory } => scratch(directory),
+        Grant::Scratch { root } => scratch(root),
         Grant::Listen { address, rule } => listen_on(address, rule).map_err(failed),
         Grant::Connect { address, rule } => connect_to(address, rule).map_err(failed),
     }
@@ -94,9 +93,10 @@ fn open_beneath(root: &Root, name: &[u8], right: Right, mode: Mode) -> Result<Ow
 /// seen to ask even once (K13).
 const RETRIES: usize = 64;
 
-/// The mode is set because tempfile leaves it to the broker's umask, and a file without a name can still be opened again
+/// tempfile wants a name for the directory: this one is of the directory that was pinned. The mode is set because tempfile leaves it to the broker's umask, and a file without a name can still be opened again
 /// through /proc by who may look into a holder of it.
-fn scratch(directory: &Path) -> Result<OwnedFd, Refusal> {
+fn scratch(root: &Root) -> Result<OwnedFd, Refusal> {
+    let directory = format!("/proc/self/fd/{}", root.as_fd().as_raw_fd());
     let fd = OwnedFd::from(tempfile::tempfile_in(directory).map_err(failed)?);
     fchmod(&fd, Mode::S_IRUSR | Mode::S_IWUSR).map_err(|errno| failed(errno.into()))?;
     Ok(fd)

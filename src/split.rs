@@ -3,20 +3,22 @@
 use std::error::Error;
 use std::fmt;
 use std::io::{self, Write};
-use std::os::unix::process::ExitStatusExt;
-use std::process::ExitStatus;
+use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 use crate::broker::{Broker, Record};
 use crate::client::Client;
 use crate::error::{Fault, SplitError};
 use crate::policy::Policy;
-use crate::sandbox::{Sandbox, lockdown};
+use crate::sandbox::{Enforced, Sandbox, lockdown};
 use crate::sys::child;
 
 /// Says to a program that it is the worker. It is no proof: see [`Split::run`].
@@ -49,23 +51,23 @@ where
 
 /// How to split a program, beyond the default.
 pub struct Split {
-    sandbox: Sandbox,
+    sandbox: Vec<Box<dyn FnOnce(Sandbox) -> Sandbox>>,
     broker: Broker,
-    announce: Box<dyn FnOnce(&crate::sandbox::Enforced)>,
+    announce: Box<dyn FnOnce(&Enforced)>,
 }
 
 impl Split {
     /// As [`split`] does it.
     #[must_use]
     pub fn new() -> Self {
-        let sandbox = Sandbox::this_program().args(std::env::args_os().skip(1)).env(MARKER, "1").die_with_parent();
-        Self { sandbox, broker: Broker::new(), announce: Box::new(|_| {}) }
+        Self { sandbox: Vec::new(), broker: Broker::new(), announce: Box::new(|_| {}) }
     }
 
-    /// Changes the sandbox: its user, its environment, where its output goes.
+    /// Changes the sandbox: its user, its environment, where its output goes. Called in the first process only, after the
+    /// policy has been made.
     #[must_use]
-    pub fn sandbox(mut self, change: impl FnOnce(Sandbox) -> Sandbox) -> Self {
-        self.sandbox = change(self.sandbox);
+    pub fn sandbox(mut self, change: impl FnOnce(Sandbox) -> Sandbox + 'static) -> Self {
+        self.sandbox.push(Box::new(change));
         self
     }
 
@@ -78,7 +80,7 @@ impl Split {
 
     /// Called in the broker with what holds around the worker, before the worker is served.
     #[must_use]
-    pub fn on_start(mut self, announce: impl FnOnce(&crate::sandbox::Enforced) + 'static) -> Self {
+    pub fn on_start(mut self, announce: impl FnOnce(&Enforced) + 'static) -> Self {
         self.announce = Box::new(announce);
         self
     }
@@ -108,31 +110,74 @@ impl Split {
         if std::env::var_os(MARKER).is_some() {
             return become_worker();
         }
-        let policy = policy().map_err(|error| SplitError::Policy(error.into()))?;
-        let status = self.be_broker(policy)?;
-        std::process::exit(exit_code(status))
+        // Blocked before there are threads, so that none of them takes a signal. The worker starts with none blocked.
+        let os = |call| move |errno: Errno| SplitError::Os { call, source: errno.into() };
+        let mask = SigSet::thread_get_mask().map_err(os("pthread_sigmask"))?;
+        let signals = passed_on();
+        signals.thread_block().map_err(os("pthread_sigmask"))?;
+        match self.be_broker(&signals, policy) {
+            Ok(status) => std::process::exit(exit_code(status)),
+            Err(error) => {
+                mask.thread_set_mask().map_err(os("pthread_sigmask"))?;
+                Err(error)
+            }
+        }
     }
 
-    fn be_broker(self, policy: Policy) -> Result<ExitStatus, SplitError> {
+    fn be_broker<E>(
+        self,
+        signals: &SigSet,
+        policy: impl FnOnce() -> Result<Policy, E>,
+    ) -> Result<WaitStatus, SplitError>
+    where
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
         let os = |call| move |source| SplitError::Os { call, source };
-        // Blocked before there are threads, so that none of them takes a signal; the worker starts with none blocked.
-        let signals = passed_on();
-        signals.thread_block().map_err(|errno| os("pthread_sigmask")(errno.into()))?;
+        let policy = policy().map_err(|error| SplitError::Policy(error.into()))?;
         let descriptor =
-            SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC).map_err(|errno| os("signalfd")(errno.into()))?;
+            SignalFd::with_flags(signals, SfdFlags::SFD_CLOEXEC).map_err(|errno| os("signalfd")(errno.into()))?;
 
-        let (mut worker, channel) = self.sandbox.spawn()?;
+        let sandbox = Sandbox::this_program().args(std::env::args_os().skip(1)).env(MARKER, "1").die_with_parent();
+        let sandbox = self.sandbox.into_iter().fold(sandbox, |sandbox, change| change(sandbox));
+        let (mut worker, channel) = sandbox.spawn()?;
+        let pid = Pid::from_raw(worker.id().try_into().unwrap_or(i32::MAX));
         (self.announce)(worker.enforced());
         let service = self.broker.serve("worker", channel, policy).map_err(os("starting the broker's thread"))?;
-        let pid = Pid::from_raw(worker.id().try_into().unwrap_or(i32::MAX));
-        let passing = thread::Builder::new().name("signals".into()).spawn(move || pass_signals_on(&descriptor, pid));
-        passing.map_err(os("starting the signals' thread"))?;
+        let channel = service.channel();
+        let thread = |name: &str| thread::Builder::new().name(name.into());
+        thread("signals")
+            .spawn(move || pass_signals_on(&descriptor, pid))
+            .map_err(os("starting the thread that passes signals on"))?;
+        let (ended, end) = mpsc::channel();
+        thread("service")
+            .spawn(move || {
+                if let Err(fault) = service.wait() {
+                    let _ = kill(pid, Signal::SIGKILL);
+                    complain(&fault);
+                }
+                let _ = ended.send(());
+            })
+            .map_err(os("starting the thread that waits for the service"))?;
 
-        if let Err(fault) = service.wait() {
-            worker.kill().map_err(os("kill"))?;
-            complain(&fault);
+        // The worker is left as a zombie until the very end, so that its pid, which two threads have, stays its own.
+        let status = wait_for(pid).map_err(|errno| os("waitid")(errno.into()))?;
+        channel.shut_down();
+        // For the last records of the audit; but nothing that the worker asked for outlives it.
+        let _ = end.recv_timeout(LAST_WORDS);
+        worker.wait().map_err(os("waitpid"))?;
+        Ok(status)
+    }
+}
+
+/// How long the service may take to end when its worker has.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+fn wait_for(pid: Pid) -> Result<WaitStatus, Errno> {
+    loop {
+        match waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {
+            Err(Errno::EINTR) => {}
+            status => return status,
         }
-        worker.wait().map_err(os("waitpid"))
     }
 }
 
@@ -144,7 +189,7 @@ impl Default for Split {
 
 impl fmt::Debug for Split {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Split").field("sandbox", &self.sandbox).field("broker", &self.broker).finish_non_exhaustive()
+        f.debug_struct("Split").field("broker", &self.broker).finish_non_exhaustive()
     }
 }
 
@@ -171,8 +216,9 @@ fn passed_on() -> SigSet {
 fn pass_signals_on(signals: &SignalFd, worker: Pid) {
     while let Ok(Some(info)) = signals.read_signal() {
         // What the kernel sends for a key, it sends to every process of the terminal's foreground group, and the
-        // worker is in ours.
-        let from_terminal = info.ssi_code == libc::SI_KERNEL;
+        // worker is in ours. (The SIGHUP of a terminal that hangs up it sends to the leader of the session alone.)
+        let is_key = matches!(i32::try_from(info.ssi_signo), Ok(libc::SIGINT | libc::SIGQUIT));
+        let from_terminal = is_key && info.ssi_code == libc::SI_KERNEL;
         let signal = i32::try_from(info.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok());
         if let (false, Some(signal)) = (from_terminal, signal) {
             let _ = kill(worker, signal);
@@ -186,6 +232,10 @@ fn complain(fault: &Fault) {
     let _ = writeln!(io::stderr(), "fdbroker: the worker is killed: {}", fault.to_string().escape_debug());
 }
 
-fn exit_code(status: ExitStatus) -> i32 {
-    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+fn exit_code(status: WaitStatus) -> i32 {
+    match status {
+        WaitStatus::Exited(_, code) => code,
+        WaitStatus::Signaled(_, signal, _) => 128 + signal as i32,
+        _ => 1,
+    }
 }

@@ -91,7 +91,7 @@ fn f_01_f_02_ten_thousand_requests_leave_no_descriptor() {
     assert_eq!((granted, refused), (4_500, 5_500));
     // The broker has closed its copy of a descriptor by the time it answers the next request.
     client.hello().unwrap();
-    assert_eq!(open_fds(), baseline + 3, "the tree's directory, and the channel's two ends");
+    assert_eq!(open_fds(), baseline + 4, "the directories of tree and scratch, and the channel's two ends");
     drop(client);
     ended(service).unwrap();
     assert_eq!(open_fds(), baseline);

@@ -563,8 +563,19 @@ fn unstartable() {
         SpawnError::Prepare { source, .. } => assert_eq!(source.kind(), io::ErrorKind::InvalidInput),
         other => panic!("{other:?}"),
     }
+    let fifo = path.join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    for program in [path.clone(), fifo] {
+        match Sandbox::new(&program).spawn().unwrap_err() {
+            SpawnError::Prepare { what, source, .. } => {
+                assert_eq!((what, source.raw_os_error()), ("it is not a regular file", Some(libc::EACCES)));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let absent = worker("idle").runtime(path.join("absent")).spawn();
+    assert!(matches!(absent, Err(SpawnError::Prepare { .. })), "{absent:?}");
     for (program, errno) in [
-        (path.clone(), libc::EACCES),
         (make("not executable", "", 0o644), libc::EACCES),
         (make("garbage", "\x7fELF, but no more", 0o755), libc::ENOEXEC),
         (make("empty", "", 0o755), libc::ENOEXEC),

@@ -220,7 +220,7 @@ impl Want<'_> {
             Self::Status(want) => (status.to_string(), status == *want),
             Self::Errno(errno) => {
                 let told = String::from_utf8_lossy(body).into_owned();
-                let good = told == errno.to_string();
+                let good = told == format!("{errno:?}");
                 (told, good)
             }
         }

@@ -1,10 +1,12 @@
 //! The split server: `run` is called in both processes, and goes on in the worker.
 
 use std::error::Error;
+use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::net::{SocketAddr, UdpSocket};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::{env, fs};
+use std::{env, fs, thread};
 
 use fdbroker::wire::{Reason, Refusal};
 use fdbroker::{Client, ClientError, Event, Policy, Record, Rule, Split};
@@ -18,69 +20,111 @@ use crate::Arguments;
 /// The real path of the directory: the worker could not find it out, having neither working directory nor file system.
 const ROOT: &str = "PRIVSEP_ROOT";
 
-pub(crate) fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
-    let root = match env::var_os(ROOT) {
-        Some(root) => PathBuf::from(root),
-        None => fs::canonicalize(&arguments.directory)
-            .map_err(|error| format!("{}: {error}", arguments.directory.display()))?,
-    };
+/// Clients that are served at the same time: a slow one holds up nobody but those who come after all others are busy.
+const THREADS: usize = 8;
 
-    // Three lines make a privilege-separated program of it.
+pub(crate) fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+    // Three lines make a privilege-separated program of it. The closures are called in the first process only.
+    let directory = arguments.directory.clone();
     let client = Split::new()
-        .sandbox(|sandbox| sandbox.env(ROOT, &root))
-        .on_start(|enforced| eprintln!("{enforced}"))
-        .audit(|record| eprintln!("{}", audit_line(record)))
-        .run(|| policy(&root, arguments))?;
+        .sandbox(move |sandbox| sandbox.env(ROOT, fs::canonicalize(directory).unwrap_or_default()))
+        .on_start(|enforced| say(&enforced.to_string()))
+        .audit(|record| say(&audit_line(record)))
+        .run(|| policy(arguments))?;
 
     // From here on this is the worker.
     let listener = client.listen(arguments.listen)?;
     let log = arguments.log.as_ref().map(|log| client.append(log)).transpose()?;
     println!("listening on {}", listener.local_addr()?);
     let server = Server::from_listener(listener, None).map_err(|error| error.to_string())?;
-    for request in server.incoming_requests() {
-        if let Some(mut log) = log.as_ref() {
-            writeln!(log, "{} {}", request.method(), request.url().escape_debug())?;
+    let root = PathBuf::from(env::var_os(ROOT).ok_or("no root")?);
+    let worker = Worker { client, root, log, attempts: arguments.attempts };
+    thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                while let Ok(request) = server.recv() {
+                    // A client that has gone away is no reason to stop.
+                    let _ = worker.answer(request);
+                }
+            });
         }
-        match request.url().strip_prefix("/-/").filter(|_| arguments.attempts) {
-            Some(attempt) => {
-                let outcome = try_to(attempt, &client);
-                request.respond(Response::from_string(outcome))?;
-            }
-            None => serve(request, &root, &client)?,
-        }
-    }
+    });
     Ok(())
 }
 
 /// Everything that the worker can ever have.
-fn policy(root: &Path, arguments: &Arguments) -> Result<Policy, fdbroker::PolicyError> {
+fn policy(arguments: &Arguments) -> Result<Policy, Box<dyn Error + Send + Sync>> {
+    let root = fs::canonicalize(&arguments.directory)
+        .map_err(|error| format!("{}: {error}", arguments.directory.display()))?;
     let mut policy = Policy::builder().allow(Rule::beneath(root).read()).allow(Rule::listen(arguments.listen));
     if let Some(log) = &arguments.log {
         policy = policy.allow(Rule::file(log).append());
     }
-    policy.build()
+    Ok(policy.build()?)
 }
 
-fn serve(request: Request, root: &Path, client: &Client) -> io::Result<()> {
-    // A careless server: it joins what the network says to its root. `..`, `//etc/passwd` (which replaces the root)
-    // and symbolic links are for the broker to see through.
-    let url = request.url().split('?').next().unwrap_or_default();
-    let mut path = root.join(&url[1.min(url.len())..]);
-    if url.ends_with('/') {
-        path.push("index.html");
-    }
-    match client.read(&path) {
-        Ok(file) => request.respond(Response::from_file(file).with_header(content_type(&path))),
-        Err(error) => {
-            let status = match &error {
-                ClientError::Path { .. } => 400,
-                ClientError::Refused { refusal, .. } if refusal.errno == nix::libc::ENOENT => 404,
-                ClientError::Refused { .. } => 403,
-                _ => 500,
-            };
-            request.respond(Response::from_string(format!("{error}\n")).with_status_code(StatusCode(status)))
+/// In one piece, and without a panic when nobody reads it.
+fn say(line: &str) {
+    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
+}
+
+struct Worker {
+    client: Client,
+    root: PathBuf,
+    log: Option<fs::File>,
+    attempts: bool,
+}
+
+impl Worker {
+    fn answer(&self, request: Request) -> io::Result<()> {
+        if let Some(mut log) = self.log.as_ref() {
+            log.write_all(format!("{} {}\n", request.method(), request.url().escape_debug()).as_bytes())?;
+        }
+        if let Some(attempt) = request.url().strip_prefix("/-/").filter(|_| self.attempts) {
+            let outcome = try_to(attempt, &self.client);
+            return request.respond(Response::from_string(outcome));
+        }
+        let path = self.path(request.url());
+        match self.client.read(&path) {
+            Ok(file) => {
+                let response = Response::from_file(file).with_header(content_type(&path));
+                request.respond(response.with_chunked_threshold(usize::MAX))
+            }
+            Err(error) => {
+                let status = match &error {
+                    ClientError::Path { .. } => 400,
+                    ClientError::Refused { refusal, .. } if refusal.errno == nix::libc::ENOENT => 404,
+                    ClientError::Refused { .. } => 403,
+                    _ => 500,
+                };
+                request.respond(Response::from_string(format!("{error}\n")).with_status_code(StatusCode(status)))
+            }
         }
     }
+
+    /// A careless server: it joins what the network says to its root. `..`, `//etc/passwd` (which replaces the root)
+    /// and symbolic links are for the broker to see through.
+    fn path(&self, url: &str) -> PathBuf {
+        let bytes = decoded(url.split('?').next().unwrap_or_default());
+        let mut path = self.root.join(OsStr::from_bytes(bytes.strip_prefix(b"/").unwrap_or(&bytes)));
+        if bytes.ends_with(b"/") {
+            path.push("index.html");
+        }
+        path
+    }
+}
+
+/// With each `%` and two hexadecimal digits replaced by the byte that they stand for.
+fn decoded(url: &str) -> Vec<u8> {
+    let mut rest = url.as_bytes();
+    let mut bytes = Vec::with_capacity(rest.len());
+    while let Some((&byte, after)) = rest.split_first() {
+        let digits = after.get(..2).filter(|_| byte == b'%').and_then(|digits| std::str::from_utf8(digits).ok());
+        let escaped = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        bytes.push(escaped.unwrap_or(byte));
+        rest = if escaped.is_some() { &after[2..] } else { after };
+    }
+    bytes
 }
 
 fn content_type(path: &Path) -> Header {
@@ -109,7 +153,7 @@ fn try_to(attempt: &str, client: &Client) -> String {
     };
     match result {
         Ok(()) => "it worked".to_owned(),
-        Err(error) => Errno::from_raw(error.raw_os_error().unwrap_or(0)).to_string(),
+        Err(error) => format!("{:?}", Errno::from_raw(error.raw_os_error().unwrap_or(0))),
     }
 }
 
@@ -121,7 +165,7 @@ fn audit_line(record: &Record<'_>) -> String {
                 Err(Refusal { reason: Reason::Denied, .. }) => "refused: no rule".to_owned(),
                 Err(Refusal { reason: Reason::Kind, .. }) => "refused: not a regular file".to_owned(),
                 Err(Refusal { reason: Reason::Failed, errno }) => {
-                    format!("allowed, but {}", Errno::from_raw(*errno))
+                    format!("allowed, but {:?}", Errno::from_raw(*errno))
                 }
                 Err(refusal) => format!("refused: {refusal}"),
             };

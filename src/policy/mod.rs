@@ -19,7 +19,7 @@ use std::fmt::Display;
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::error::PolicyError;
 use crate::wire::path::{self, PathError};
@@ -47,7 +47,7 @@ pub struct Policy {
     trees: HashMap<Box<[u8]>, FileTerms>,
     /// Bytes of the longest key of `trees`: no longer prefix of a path needs to be looked up.
     longest_tree: usize,
-    scratch: Option<PathBuf>,
+    scratch: Option<Root>,
     listen: HashMap<SocketAddr, ListenRule>,
     connect: HashMap<SocketAddr, ConnectRule>,
     refuse_with: i32,
@@ -82,7 +82,7 @@ impl Policy {
                 path::check(path).map_err(|wrong| self.refuse_path(wrong))?;
                 self.file(right, path)
             }
-            Ask::Scratch => self.scratch.as_deref().map(|directory| Grant::Scratch { directory }),
+            Ask::Scratch => self.scratch.as_ref().map(|root| Grant::Scratch { root }),
             Ask::Listen(address) => self.listen.get(&address).map(|rule| Grant::Listen { address, rule }),
             Ask::Connect(address) => self.connect.get(&address).map(|rule| Grant::Connect { address, rule }),
             Ask::Hello => None,
@@ -219,7 +219,7 @@ impl Policy {
         if self.scratch.is_some() {
             return Err(PolicyError::Duplicate { what: "scratch".into() });
         }
-        self.scratch = Some(root::scratch_directory(directory)?);
+        self.scratch = Some(Root::of_scratch(directory)?);
         Ok(())
     }
 }

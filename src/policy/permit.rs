@@ -1,7 +1,6 @@
 //! `[broker]` A yes, with its terms.
 
 use std::net::SocketAddr;
-use std::path::Path;
 
 use super::root::Root;
 use super::rule::{ConnectRule, ListenRule};
@@ -23,7 +22,7 @@ pub(crate) enum Grant<'p> {
         mode: u32,
     },
     Scratch {
-        directory: &'p Path,
+        root: &'p Root,
     },
     Listen {
         address: SocketAddr,

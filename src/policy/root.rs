@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat2};
@@ -50,6 +50,11 @@ impl Root {
         Ok(root)
     }
 
+    /// The directory of a scratch rule.
+    pub(super) fn of_scratch(path: &Path) -> Result<Self, PolicyError> {
+        Self::pin(path, path)
+    }
+
     /// The root of a rule for exactly the file `path`: the directory that holds it.
     pub(super) fn of_file(path: &Path) -> Result<Self, PolicyError> {
         let root = Self::pin(path, path.parent().unwrap_or(path))?;
@@ -87,16 +92,6 @@ impl AsFd for Root {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.directory.as_fd()
     }
-}
-
-/// The directory of a scratch rule, with its symbolic links resolved now.
-pub(super) fn scratch_directory(path: &Path) -> Result<PathBuf, PolicyError> {
-    let fail = |call| move |source| PolicyError::Open { path: path.to_owned(), opened: path.to_owned(), call, source };
-    let directory = path.canonicalize().map_err(fail("realpath"))?;
-    if !directory.is_dir() {
-        return Err(fail("open")(Errno::ENOTDIR.into()));
-    }
-    Ok(directory)
 }
 
 /// The last component of a plain absolute path.

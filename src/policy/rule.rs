@@ -56,7 +56,7 @@ impl Rule {
 
     /// Unnamed temporary files, in this directory: open for reading and writing, never visible under a name
     /// (O_TMPFILE), or for no longer than it takes to remove it where the file system cannot do that. A policy has at
-    /// most one such rule.
+    /// most one such rule. The directory is opened when the policy is built, and found again through /proc.
     #[must_use]
     pub fn scratch(directory: impl Into<PathBuf>) -> Self {
         Self(Written::Scratch(directory.into()))

@@ -35,7 +35,7 @@ pub(super) fn abi() -> Result<u32, String> {
 pub(super) const SCOPES_SIGNALS: u32 = 6;
 
 /// Everything is refused but to execute `program`, and to read and execute what it cannot start without.
-pub(super) fn for_start(program: &File, runtime: &[PathBuf]) -> io::Result<Option<OwnedFd>> {
+pub(super) fn for_start(program: &File, runtime: Vec<File>) -> io::Result<Option<OwnedFd>> {
     let read_tree = make_bitflags!(AccessFs::{ReadFile | ReadDir});
     let read = BitFlags::from(AccessFs::ReadFile);
     let mut ruleset =
@@ -47,9 +47,7 @@ pub(super) fn for_start(program: &File, runtime: &[PathBuf]) -> io::Result<Optio
         }
     }
     ruleset = allow_if_there(ruleset, Path::new(LOADER_CACHE), read);
-    for path in runtime {
-        let file = open_path(path)
-            .map_err(|error| io::Error::new(error.kind(), format!("runtime {}: {error}", path.display())))?;
+    for file in runtime {
         let access = if file.metadata()?.is_dir() { read_tree } else { read };
         ruleset = ruleset.and_then(|ruleset| ruleset.add_rule(PathBeneath::new(file, access | AccessFs::Execute)));
     }

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::iter;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use nix::fcntl::OFlag;
@@ -35,9 +36,11 @@ pub(super) fn spawn(sandbox: Sandbox) -> Result<(Child, Channel, Enforced), Spaw
     if !file.metadata().map_err(prepare("fstat"))?.is_file() {
         return Err(prepare("it is not a regular file")(io::Error::from_raw_os_error(libc::EACCES)));
     }
+    let runtime = sandbox.runtime.iter().map(|path| opened(path)).collect::<Result<Vec<_>, _>>();
+    let runtime = runtime.map_err(prepare("opening what it needs"))?;
     let abi = landlock::abi();
     let ruleset = match abi {
-        Ok(_) => landlock::for_start(&file, &sandbox.runtime).map_err(prepare("making the Landlock ruleset"))?,
+        Ok(_) => landlock::for_start(&file, runtime).map_err(prepare("making the Landlock ruleset"))?,
         Err(_) => None,
     };
     let scoped = abi.as_ref().is_ok_and(|&abi| abi >= landlock::SCOPES_SIGNALS);
@@ -89,6 +92,11 @@ pub(super) fn spawn(sandbox: Sandbox) -> Result<(Child, Channel, Enforced), Spaw
             }
         }
     }
+}
+
+fn opened(path: &Path) -> io::Result<File> {
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    landlock::open_path(path).map_err(named)
 }
 
 fn inherited(fd: BorrowedFd<'_>) -> Stdio {

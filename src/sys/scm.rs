@@ -106,24 +106,12 @@ pub(crate) fn recv(
     })?;
     #[allow(clippy::unnecessary_cast, reason = "musl declares it as socklen_t")]
     let filled = (header.msg_controllen as usize).min(room);
-    for (level, kind, data) in Blocks(&control.0[..filled]) {
-        if level != libc::SOL_SOCKET || (kind != libc::SCM_RIGHTS && kind != SCM_PIDFD) {
-            continue;
-        }
-        for slot in data.chunks_exact(FD) {
-            let mut number = [0; FD];
-            number.copy_from_slice(slot);
-            let number = RawFd::from_ne_bytes(number);
-            // A pidfd's slot can hold a negative error number (K22).
-            if number < 0 {
-                continue;
-            }
-            // SAFETY: the kernel wrote this number a moment ago into a block that means "installed in your table for
-            // you": it is open, and nobody else in this process knows of it.
-            let fd = unsafe { OwnedFd::from_raw_fd(number) };
-            if kind == libc::SCM_RIGHTS && fds.len() < fds.capacity() {
-                fds.push(fd);
-            }
+    for (kind, number) in installed(&control.0[..filled]) {
+        // SAFETY: the kernel wrote this number a moment ago into a block that means "installed in your table for you":
+        // it is open, and nobody else in this process knows of it. It is not -1.
+        let fd = unsafe { OwnedFd::from_raw_fd(number) };
+        if kind == libc::SCM_RIGHTS && fds.len() < fds.capacity() {
+            fds.push(fd);
         }
     }
     Ok(Received {
@@ -132,6 +120,17 @@ pub(crate) fn recv(
         bytes_cut: header.msg_flags & libc::MSG_TRUNC != 0,
         control_cut: header.msg_flags & libc::MSG_CTRUNC != 0,
     })
+}
+
+/// The descriptors that control data says were installed, each with the type of its block. A pidfd's slot can hold a
+/// negative error number instead (K22).
+fn installed(control: &[u8]) -> impl Iterator<Item = (i32, RawFd)> {
+    let descriptors = |&(level, kind, _): &(i32, i32, &[u8])| {
+        level == libc::SOL_SOCKET && (kind == libc::SCM_RIGHTS || kind == SCM_PIDFD)
+    };
+    let slots = |(_, kind, data)| <[u8]>::chunks_exact(data, FD).map(move |slot| (kind, slot));
+    let number = |(kind, slot): (i32, &[u8])| Some((kind, RawFd::from_ne_bytes(*slot.first_chunk()?)));
+    Blocks(control).filter(descriptors).flat_map(slots).filter_map(number).filter(|&(_, number)| number >= 0)
 }
 
 /// Walks control data as the kernel leaves it: blocks of level, type and data, each at an aligned offset. A length
@@ -200,6 +199,22 @@ mod tests {
             kinds.sort_unstable();
             assert_eq!(kinds, [(libc::SCM_RIGHTS, 4), (libc::SCM_CREDENTIALS, 12)]);
         }
+    }
+
+    /// P-15, K22: -1 and other negative numbers are no descriptors, 0 is one; what is no descriptor is not read as one.
+    #[test]
+    fn negative_slots_are_no_descriptors() {
+        let slots = [0, -1, 7, -24, i32::MIN, i32::MAX].map(i32::to_ne_bytes).concat();
+        let control = [
+            block(HEADER + slots.len(), libc::SCM_RIGHTS, &slots),
+            block(HEADER + 12, libc::SCM_CREDENTIALS, &[1; 12]),
+            block(HEADER + 4, SCM_PIDFD, &(-24i32).to_ne_bytes()),
+            block(HEADER + 7, SCM_PIDFD, &[9, 0, 0, 0, 9, 0, 0]),
+        ]
+        .concat();
+        let found: Vec<_> = installed(&control).collect();
+        let rights = libc::SCM_RIGHTS;
+        assert_eq!(found, [(rights, 0), (rights, 7), (rights, i32::MAX), (SCM_PIDFD, 9)]);
     }
 
     #[test]

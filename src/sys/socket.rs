@@ -36,12 +36,17 @@ pub(crate) fn refuse_descriptors(socket: BorrowedFd<'_>) -> io::Result<bool> {
 /// Whether the peer has closed its end, or shut down its sending side. Does not wait.
 pub(crate) fn is_hung_up(socket: BorrowedFd<'_>) -> io::Result<bool> {
     let mut event = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
-    // SAFETY: points to one pollfd, exclusively borrowed, and says that it is one.
-    let status = unsafe { libc::poll(&raw mut event, 1, 0) };
-    if status < 0 {
-        return Err(io::Error::last_os_error());
+    loop {
+        // SAFETY: points to one pollfd, exclusively borrowed, and says that it is one.
+        let status = unsafe { libc::poll(&raw mut event, 1, 0) };
+        if status >= 0 {
+            return Ok(event.revents & (libc::POLLRDHUP | libc::POLLHUP) != 0);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
     }
-    Ok(event.revents & (libc::POLLRDHUP | libc::POLLHUP) != 0)
 }
 
 /// Whether something that was sent through this socket has not been received (SIOCOUTQ, which has TIOCOUTQ's number).
