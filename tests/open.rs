@@ -5,6 +5,7 @@ mod common;
 
 use std::fs::{self, File, Permissions};
 use std::io::{ErrorKind, Read, Seek, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -264,6 +265,21 @@ fn o_15_scratch_files_have_no_name() {
     assert_ne!(identity(client.scratch().unwrap()), identity(&file));
     drop(file);
     assert!(empty());
+}
+
+/// O-15: the directory is the one that was there when the policy was built, whatever has its name now.
+#[test]
+fn o_15_the_scratch_directory_is_pinned() {
+    let (_directory, root) = directory();
+    let [named, moved, other] = ["named", "moved", "other"].map(|name| root.join(name));
+    fs::create_dir(&named).unwrap();
+    fs::create_dir(&other).unwrap();
+    let (_service, client) = client(policy(Rule::scratch(&named)));
+    fs::rename(&named, &moved).unwrap();
+    std::os::unix::fs::symlink(&other, &named).unwrap();
+    let file = client.scratch().unwrap();
+    let place = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();
+    assert!(place.starts_with(&moved), "{}", place.display());
 }
 
 /// O-15: without a rule there is no scratch file, whatever else is allowed in the directory.

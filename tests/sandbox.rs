@@ -6,9 +6,10 @@ mod common;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Output, Stdio, exit};
@@ -18,7 +19,7 @@ use fdbroker::{
     Broker, Channel, ChannelError, Client, ClientError, Layer, Packet, Policy, Rule, Sandbox, SpawnError, Step, Worker,
 };
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::socket::{MsgFlags, getsockname, recv, send};
 use nix::sys::stat::{Mode, umask};
@@ -40,9 +41,11 @@ fn process() {
         "report" => report(),
         "idle" => idle(),
         "deaf" => deaf(),
+        "non-blocking" => non_blocking(),
         "reader" => reader(argument),
         // Brokers.
         "hygiene" => hygiene(),
+        "own-description" => own_description(),
         "groups" => groups(),
         "unchanged" => unchanged(),
         "closed" => closed(argument),
@@ -534,6 +537,34 @@ fn broker(role: &str) {
     let (_worker, channel) = worker(&format!("reader {}", file.display())).spawn().unwrap();
     let _service = Broker::new().serve("worker", channel, policy).unwrap();
     std::thread::sleep(PATIENCE);
+}
+
+// ------------------------------------------------------------------------------------ standard output and error
+
+fn non_blocking() {
+    for stream in [io::stdout().as_fd(), io::stderr().as_fd()] {
+        // It is no such stream, but the call is the same.
+        UnixStream::from(stream.try_clone_to_owned().unwrap()).set_nonblocking(true).unwrap();
+    }
+    let readable = io::stderr().as_fd().try_clone_to_owned().and_then(|stderr| File::from(stderr).read(&mut [0]));
+    say(&format!("{:?}", readable.unwrap_err().raw_os_error()));
+    std::thread::sleep(PATIENCE);
+}
+
+/// B-03, P-20: what a worker does to the flags of its output is not done to the broker's, though both go to one pipe: a
+/// broker whose standard error became non-blocking would panic when it is full.
+#[test]
+fn b_03_p_20_the_brokers_output_stays_its_own() {
+    run("own-description");
+}
+
+fn own_description() {
+    let (_worker, channel) = worker("non-blocking").spawn().unwrap();
+    assert_eq!(word(&channel), format!("{:?}", Some(libc::EBADF)), "a pipe that can be read");
+    for stream in [io::stdout().as_fd(), io::stderr().as_fd()] {
+        let flags = OFlag::from_bits_retain(fcntl(stream, FcntlArg::F_GETFL).unwrap());
+        assert!(!flags.contains(OFlag::O_NONBLOCK));
+    }
 }
 
 // ------------------------------------------------------------------------------------------------------- failures

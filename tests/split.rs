@@ -20,9 +20,10 @@ use std::time::Duration;
 use fdbroker::{Channel, Client, Packet, Policy, PolicyError, Rule, Sandbox, Split, SplitError};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
+use nix::pty::openpty;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::waitpid;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, setsid, ttyname};
 
 const MARKER: &str = "FDBROKER_WORKER";
 /// For how long a worker that should have been killed waits before it says that it was not.
@@ -33,6 +34,7 @@ const TESTS: &[(&str, fn())] = &[
     ("the_exit_status_is_the_workers", the_exit_status_is_the_workers),
     ("a_signal_that_kills_the_worker_is_told", a_signal_that_kills_the_worker_is_told),
     ("signals_are_passed_on", signals_are_passed_on),
+    ("the_hang_up_of_a_terminal_is_passed_on", the_hang_up_of_a_terminal_is_passed_on),
     ("a_handled_signal_is_the_workers_own_business", a_handled_signal_is_the_workers_own_business),
     ("p_06_a_fault_kills_the_worker", p_06_a_fault_kills_the_worker),
     (
@@ -106,6 +108,7 @@ fn role(arguments: &[OsString]) -> ExitCode {
                 fdbroker::split(|| Policy::builder().allow(Rule::beneath("not absolute").read()).build()).unwrap_err();
             assert!(matches!(&error, SplitError::Policy(source) if source.is::<PolicyError>()), "{error:?}");
             assert_eq!(waitpid(None::<Pid>, None), Err(Errno::ECHILD), "a child was started");
+            assert_eq!(SigSet::thread_get_mask().unwrap(), SigSet::empty(), "signals are left blocked");
             println!("{error}");
             return ExitCode::from(3);
         }
@@ -116,8 +119,14 @@ fn role(arguments: &[OsString]) -> ExitCode {
             assert!(matches!(error, SplitError::Spawn(_)), "{error:?}");
             assert_eq!(waitpid(None::<Pid>, None), Err(Errno::ECHILD), "a child was started");
             assert_eq!(common::open_fds(), before);
+            assert_eq!(SigSet::thread_get_mask().unwrap(), SigSet::empty(), "signals are left blocked");
             println!("{error}");
             return ExitCode::from(3);
+        }
+        "leads a session" if std::env::var_os(MARKER).is_none() => {
+            // The first terminal that the leader of a session opens becomes the session's.
+            setsid().unwrap();
+            std::mem::forget(File::options().read(true).write(true).open(argument).unwrap());
         }
         _ => {}
     }
@@ -158,7 +167,7 @@ fn worker(name: &str, argument: &Path, client: &Client) -> ExitCode {
     match name {
         "exit" => return ExitCode::from(argument.to_str().unwrap().parse::<u8>().unwrap()),
         "abort" => std::process::abort(),
-        "idle" | "secret" | "user" => {
+        "idle" | "secret" | "user" | "leads a session" => {
             say(&format!("worker {}", std::process::id()));
             std::thread::sleep(PATIENCE);
             say("the worker was not killed");
@@ -332,6 +341,16 @@ fn a_signal_that_kills_the_worker_is_told() {
     kill(Pid::from_raw(worker), Signal::SIGKILL).unwrap();
     assert_eq!(running.end(), (Some(128 + libc::SIGKILL), String::new()));
     assert!(!Path::new(&format!("/proc/{worker}")).exists());
+}
+
+/// The kernel tells the leader of the session, which the broker is here, and nobody else.
+fn the_hang_up_of_a_terminal_is_passed_on() {
+    let terminal = openpty(None, None).unwrap();
+    let path = ttyname(&terminal.slave).unwrap();
+    let mut running = Running::start(&["leads a session", path.to_str().unwrap()]);
+    running.wait_for("worker ");
+    drop(terminal);
+    assert_eq!(running.end(), (Some(128 + libc::SIGHUP), String::new()));
 }
 
 fn signals_are_passed_on() {
