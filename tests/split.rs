@@ -19,11 +19,12 @@ use std::time::Duration;
 
 use fdbroker::{Channel, Client, Packet, Policy, PolicyError, Rule, Sandbox, Split, SplitError};
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, poll};
-use nix::pty::openpty;
+use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::waitpid;
-use nix::unistd::{Pid, setsid, ttyname};
+use nix::unistd::{Pid, setsid};
 
 const MARKER: &str = "FDBROKER_WORKER";
 /// For how long a worker that should have been killed waits before it says that it was not.
@@ -345,9 +346,11 @@ fn a_signal_that_kills_the_worker_is_told() {
 
 /// The kernel tells the leader of the session, which the broker is here, and nobody else.
 fn the_hang_up_of_a_terminal_is_passed_on() {
-    let terminal = openpty(None, None).unwrap();
-    let path = ttyname(&terminal.slave).unwrap();
-    let mut running = Running::start(&["leads a session", path.to_str().unwrap()]);
+    // Close-on-exec from the start: the programs of the tests beside this one must not hold it open.
+    let terminal = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
+    grantpt(&terminal).unwrap();
+    unlockpt(&terminal).unwrap();
+    let mut running = Running::start(&["leads a session", &ptsname_r(&terminal).unwrap()]);
     running.wait_for("worker ");
     drop(terminal);
     assert_eq!(running.end(), (Some(128 + libc::SIGHUP), String::new()));
