@@ -162,8 +162,15 @@ impl Client {
     /// One request and its reply. The request is sent and its reply received under one lock, so no thread can get the
     /// descriptor that another asked for.
     fn exchange(&self, ask: Ask<'_>) -> Result<Option<OwnedFd>, ClientError> {
-        let channel_error = |source| ClientError::Channel { asked: ask.to_string(), source };
         let mut exchange = self.exchange.lock().unwrap_or_else(PoisonError::into_inner);
+        let answer = self.exchange_locked(&mut exchange, ask);
+        // The descriptors of a reply that was not accepted are closed now, not with the client.
+        exchange.reply.clear();
+        answer
+    }
+
+    fn exchange_locked(&self, exchange: &mut Exchange, ask: Ask<'_>) -> Result<Option<OwnedFd>, ClientError> {
+        let channel_error = |source| ClientError::Channel { asked: ask.to_string(), source };
         if exchange.dead {
             return Err(channel_error(ChannelError::Disconnected));
         }
@@ -172,7 +179,7 @@ impl Client {
         // Until this request has its reply, and that is a sound one.
         exchange.dead = true;
 
-        let Exchange { request, reply, dead, .. } = &mut *exchange;
+        let Exchange { request, reply, dead, .. } = exchange;
         let len = Request { id, ask }.encode(request).map_err(|_| channel_error(ChannelError::TooLarge))?;
         self.channel.send(&request[..len], &[]).map_err(channel_error)?;
         match self.channel.recv(reply) {
