@@ -213,9 +213,9 @@ fn smuggler() {
 
 // --------------------------------------------------------------------------------------------- what is not done without
 
-/// R1-06: no openat2, or a filter that refuses it. No policy about files is built, and the error says what is missing.
+/// K15: no openat2, or a filter that refuses it. No policy about files is built, and the error says what is missing.
 #[test]
-fn r1_06_without_openat2() {
+fn k15_without_openat2() {
     run(&format!("openat2 {}", libc::ENOSYS));
     run(&format!("openat2 {}", libc::EPERM));
 }
