@@ -61,7 +61,7 @@
 //! # Malformed
 //!
 //! Anything else is malformed: a wrong magic or version, a length or descriptor count that is not the packet's, a
-//! reserved bit, a verb's body in another form. The broker closes the channel on it; so does the client.
+//! reserved bit, a verb's body in another form. The broker closes the channel on it; the client uses it no more.
 
 pub mod path;
 
