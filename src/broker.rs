@@ -60,6 +60,7 @@ impl Broker {
 
     /// Starts a thread that serves the worker at the other end of `channel` by `policy`, until the worker hangs up or
     /// commits a [`Fault`]. `name` stands in the audit and is the thread's name.
+    /// A datagram channel never tells of a hang-up: its service ends by [`Service::stop`] or a fault only.
     ///
     /// # Errors
     /// The channel could not be prepared or the thread not started; the channel is closed.

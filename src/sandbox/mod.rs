@@ -23,7 +23,8 @@ use spawn::RunAs;
 /// How to start a worker.
 ///
 /// The worker's standard input is its channel. Standard output and error go where the broker's go, unless said otherwise: a
-/// terminal or a pipe is opened once more for it, for writing only; a file or a socket is shared with it. No other descriptor is open, the environment is empty, and the working directory is `/`.
+/// terminal or a pipe is opened once more for it, for writing only; a file or a socket is shared with it. No other
+/// descriptor is open, the environment is empty, and the working directory is `/`.
 ///
 /// These layers are put around it before it executes its first instruction; those marked * are left out where the kernel
 /// does not have them, and [`Enforced`] then says so:
