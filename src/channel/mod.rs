@@ -1,10 +1,12 @@
 //! `[both]` One message with its descriptors, whole or not at all.
 
 mod packet;
+mod peer;
 mod sendfd;
 mod stream;
 
 pub use packet::Packet;
+pub use peer::{Credentials, PidFd};
 
 use std::fmt;
 use std::io::{self, IoSlice};
