@@ -3,13 +3,13 @@
 use std::any::Any;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{self, Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::channel::{Channel, Packet};
+use crate::channel::{Channel, Packet, Wait};
 use crate::error::{ChannelError, Fault};
 use crate::open;
 use crate::policy::Policy;
@@ -224,7 +224,7 @@ impl Desk {
             match self.reply(id, &answer) {
                 Ok(()) => {}
                 Err(ChannelError::Disconnected) => return Ok(()),
-                Err(ChannelError::TimedOut) => return Err(Fault::Stalled),
+                Err(ChannelError::TimedOut | ChannelError::Unfinished) => return Err(Fault::Stalled),
                 Err(error) => return Err(Fault::Channel(error)),
             }
         }
@@ -254,7 +254,7 @@ impl Desk {
         let mut since = None;
         loop {
             match self.send(id, Answer::Granted { descriptors: 1 }, &[fd]) {
-                Err(ChannelError::Os { source, .. }) if source.raw_os_error() == Some(libc::ETOOMANYREFS) => {}
+                Err(ChannelError::Congested { .. }) => {}
                 done => return done,
             }
             let waited = since.get_or_insert_with(Instant::now).elapsed();
@@ -274,7 +274,7 @@ impl Desk {
         let mut buffer = [0; MAX_REPLY];
         // Cannot be too long: the buffer holds any reply.
         let len = Reply { id, answer }.encode(&mut buffer).map_err(|_| ChannelError::TooLarge)?;
-        self.channel.send(&buffer[..len], fds)
+        self.channel.send_within(Wait::Queue, &buffer[..len], fds.iter().map(AsRawFd::as_raw_fd))
     }
 
     fn record(&self, event: Event<'_>) {

@@ -37,9 +37,36 @@ pub enum ChannelError {
     /// A message of no bytes and no descriptors was to be sent: its receiver could not tell it from a hang-up.
     #[error("an empty message without descriptors cannot be told from a hang-up, and is not sent")]
     Empty,
-    /// A stream whose frames are out of step: the peer is no `Channel`, or a frame was cut short. Close it.
-    #[error("the stream's framing is broken: the peer is not a Channel, or a message was cut short")]
+    /// The kernel would take no more descriptors in flight, which it counts for all processes of this user (ETOOMANYREFS), or had
+    /// no memory (ENOBUFS, ENOMEM), until the channel's timeout or because it does not wait. Polling does not tell when
+    /// that is over: try again after a while.
+    #[error("{call}: {source}: the kernel has no room for it now, and the channel does not wait any longer")]
+    Congested {
+        /// The call.
+        call: &'static str,
+        /// Its errno.
+        source: io::Error,
+    },
+    /// Part of the message, with all of its descriptors, is on its way over a stream; the channel holds the rest. Do not send it
+    /// again: the next send, or `Channel::flush`, finishes it. If the channel is dropped before, its peer is told
+    /// "disconnected" instead.
+    #[error("the message is sent in part, and the channel holds the rest: flush it")]
+    Unfinished,
+    /// A stream whose frames are out of step: the peer is no `Channel`, or lies. Close it.
+    #[error("the framing is broken: the peer is not a Channel, or lies about its messages")]
     Broken,
+    /// Control data came that the channel did not ask for, and took the room of descriptors, which were closed. Somebody set
+    /// SO_PASSCRED, SO_PASSPIDFD or SO_PASSSEC on the socket after it had become a channel.
+    #[error(
+        "descriptors were lost to control data that the channel did not ask for (SO_PASSCRED or the like, set behind its back)"
+    )]
+    UnexpectedControlData,
+    /// The kernel cannot do what was asked for.
+    #[error("this kernel does not have {what}")]
+    Unsupported {
+        /// What, and since when there is such a thing.
+        what: &'static str,
+    },
     /// The descriptor is not a UNIX socket of type SEQPACKET, STREAM or DGRAM.
     #[error("the descriptor is not a UNIX socket")]
     NotASocket,
@@ -57,7 +84,7 @@ impl From<ChannelError> for io::Error {
     fn from(error: ChannelError) -> Self {
         match error {
             ChannelError::DescriptorTableFull => Self::from_raw_os_error(libc::EMFILE),
-            ChannelError::Os { source, .. } => source,
+            ChannelError::Os { source, .. } | ChannelError::Congested { source, .. } => source,
             error => Self::new(error.kind(), error),
         }
     }
@@ -71,7 +98,9 @@ impl ChannelError {
             Self::TimedOut => io::ErrorKind::TimedOut,
             Self::Empty | Self::NotASocket => io::ErrorKind::InvalidInput,
             Self::DescriptorTableFull => io::Error::from_raw_os_error(libc::EMFILE).kind(),
-            Self::Os { source, .. } => source.kind(),
+            Self::Os { source, .. } | Self::Congested { source, .. } => source.kind(),
+            Self::Unsupported { .. } => io::ErrorKind::Unsupported,
+            Self::Unfinished => io::ErrorKind::Other,
             _ => io::ErrorKind::InvalidData,
         }
     }

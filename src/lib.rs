@@ -37,7 +37,7 @@ mod sys;
 pub mod wire;
 
 pub use broker::{Broker, Event, Record, Service};
-pub use channel::{Channel, Credentials, DEFAULT_MAX_FDS, Kind, MAX_FDS, Packet, PidFd};
+pub use channel::{Channel, Credentials, DEFAULT_MAX_FDS, Kind, MAX_FDS, Packet, PidFd, raw};
 pub use client::Client;
 pub use error::{ChannelError, ClientError, Fault, LockdownError, PolicyError, SpawnError, SplitError};
 pub use policy::{Policy, Rule};

@@ -1,9 +1,14 @@
 //! `[both]` One message with its descriptors, whole or not at all.
 
+mod adopt;
+mod lane;
+mod many;
 mod packet;
 mod peer;
+pub mod raw;
 mod sendfd;
 mod stream;
+mod wait;
 
 pub use packet::Packet;
 pub use peer::{Credentials, PidFd};
@@ -11,18 +16,18 @@ pub use peer::{Credentials, PidFd};
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::net::{UnixDatagram, UnixStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use crate::error::ChannelError;
-use crate::sys::{scm, socket};
+use crate::sys::scm::{self, Arrived, Received, Room};
+use crate::sys::socket;
+use peer::SenderOptions;
 use stream::Stream;
+pub(crate) use wait::Wait;
 
 /// Descriptors that one message can carry at most: SCM_MAX_FD of the Linux kernel.
 pub const MAX_FDS: usize = scm::MAX_FDS;
@@ -74,7 +79,10 @@ pub enum Kind {
 pub struct Channel {
     socket: OwnedFd,
     max_fds: usize,
+    sender: SenderOptions,
     framing: Framing,
+    /// The turns of [`send_many`](Self::send_many) and [`recv_many`](Self::recv_many).
+    many: many::Turns,
 }
 
 enum Framing {
@@ -108,19 +116,14 @@ impl Channel {
         Ok((Self::over(one, kind), Self::over(other, kind)))
     }
 
-    /// Over a socket that somebody else made, perhaps without close-on-exec. Setting it cannot fail on an open descriptor.
-    fn adopt(socket: OwnedFd, kind: Kind) -> Self {
-        let _ = fcntl(&socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
-        Self::over(socket, kind)
-    }
-
     fn over(socket: OwnedFd, kind: Kind) -> Self {
         let framing = match kind {
             Kind::SeqPacket => Framing::Kernel { hangs_up: true },
             Kind::Datagram => Framing::Kernel { hangs_up: false },
             Kind::Stream => Framing::Stream(Box::default()),
         };
-        Self { socket, max_fds: DEFAULT_MAX_FDS, framing }
+        let (sender, many) = Default::default();
+        Self { socket, max_fds: DEFAULT_MAX_FDS, sender, framing, many }
     }
 
     /// What the channel is made of.
@@ -147,8 +150,7 @@ impl Channel {
 
     /// Makes send and receive answer [`ChannelError::WouldBlock`] instead of waiting. The flag belongs to the open file
     /// description: it holds for every duplicate of this end, in every process, and not for the other end.
-    ///
-    /// A message on a [`Kind::Stream`] channel that has begun to move is waited for all the same.
+    /// [`try_send`](Self::try_send) and [`try_recv`](Self::try_recv) do without it.
     ///
     /// # Errors
     /// [`ChannelError::Os`]: fcntl(2) failed.
@@ -160,7 +162,9 @@ impl Channel {
     }
 
     /// How long a receive waits for a message before it answers [`ChannelError::TimedOut`]; `None` is for ever.
-    /// Rounded up to a microsecond. Holds for the socket, as O_NONBLOCK does (SO_RCVTIMEO).
+    /// Rounded up to a microsecond. Holds for the socket, as O_NONBLOCK does (SO_RCVTIMEO). It is counted anew for each piece of
+    /// a message that arrives in pieces, which happens on a [`Kind::Stream`]: [`recv_deadline`](Self::recv_deadline) is
+    /// for the whole message.
     ///
     /// # Errors
     /// [`ChannelError::Os`]: setsockopt(2) failed.
@@ -170,7 +174,8 @@ impl Channel {
     }
 
     /// How long a send waits for room in the peer's queue before it answers [`ChannelError::TimedOut`]; `None` is for
-    /// ever. Rounded up to a microsecond. Holds for the socket, as O_NONBLOCK does (SO_SNDTIMEO).
+    /// ever. Rounded up to a microsecond. Holds for the socket, as O_NONBLOCK does (SO_SNDTIMEO), and is counted anew as
+    /// for [`set_recv_timeout`](Self::set_recv_timeout).
     ///
     /// # Errors
     /// [`ChannelError::Os`]: setsockopt(2) failed.
@@ -181,8 +186,13 @@ impl Channel {
 
     /// Asks the kernel to refuse every message to this end that carries descriptors, so that its sender gets EPERM and
     /// nothing is installed here. Answers whether the kernel can: Linux 6.16 (SO_PASSRIGHTS). Where it cannot, this
-    /// end's budget of 0 does the same at receipt.
-    pub(crate) fn refuse_descriptors(&mut self) -> Result<bool, ChannelError> {
+    /// end's budget of 0 does the same at receipt: the message is then an error here instead of at its sender.
+    ///
+    /// Set it before the other end is given away: what is queued already still arrives, and meets the budget (K29).
+    ///
+    /// # Errors
+    /// [`ChannelError::Os`]: setsockopt(2) failed.
+    pub fn refuse_descriptors(&mut self) -> Result<bool, ChannelError> {
         self.max_fds = 0;
         socket::refuse_descriptors(self.as_fd()).map_err(|error| os("setsockopt(SO_PASSRIGHTS)", error))
     }
@@ -208,17 +218,70 @@ impl Channel {
     /// # Errors
     /// Nothing was sent, unless it says otherwise.
     /// * [`ChannelError::Empty`]: no bytes and no descriptors. Such a message looks like a hang-up to its receiver.
-    /// * [`ChannelError::TooManyDescriptors`]: more than [`MAX_FDS`].
+    /// * [`ChannelError::TooManyDescriptors`]: more than [`MAX_FDS`]. [`send_many`](Self::send_many) takes more.
     /// * [`ChannelError::TooLarge`]: the kernel takes no message of this size.
     /// * [`ChannelError::Disconnected`]: the peer is gone.
     /// * [`ChannelError::WouldBlock`], [`ChannelError::TimedOut`]: the peer's queue is full.
-    /// * [`ChannelError::Broken`]: an earlier message on a [`Kind::Stream`] was cut short.
+    /// * [`ChannelError::Congested`]: the kernel has no room for more descriptors in flight, or no memory. A blocking channel
+    ///   waits for that as it does for the queue.
+    /// * [`ChannelError::Unfinished`]: part of the message was sent, and the channel holds the rest. [`Kind::Stream`] only.
     /// * [`ChannelError::Os`]: anything else, EPERM among them: the peer refuses descriptors.
     pub fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
-        self.send_raw(bytes, fds.iter().map(AsRawFd::as_raw_fd))
+        self.send_within(Wait::Socket, bytes, fds.iter().map(AsRawFd::as_raw_fd))
     }
 
-    fn send_raw(&self, bytes: &[u8], fds: impl ExactSizeIterator<Item = RawFd>) -> Result<(), ChannelError> {
+    /// As [`send`](Self::send), but waits until `deadline`, whatever the channel's own timeout, and O_NONBLOCK, say.
+    ///
+    /// # Errors
+    /// As for [`send`](Self::send); [`ChannelError::TimedOut`] when the deadline has passed.
+    pub fn send_deadline(&self, bytes: &[u8], fds: &[BorrowedFd<'_>], deadline: Instant) -> Result<(), ChannelError> {
+        self.send_within(Wait::Until(deadline), bytes, fds.iter().map(AsRawFd::as_raw_fd))
+    }
+
+    /// As [`send`](Self::send), but does not wait.
+    ///
+    /// # Errors
+    /// As for [`send`](Self::send).
+    pub fn try_send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
+        self.send_within(Wait::Not, bytes, fds.iter().map(AsRawFd::as_raw_fd))
+    }
+
+    /// As [`send`](Self::send), but gives the descriptors away: once they are sent, `fds` is empty and they are closed here.
+    ///
+    /// # Errors
+    /// As for [`send`](Self::send). `fds` is then as it was, so that nothing is lost, but for [`ChannelError::Unfinished`]:
+    /// then they have been sent, and closed here.
+    pub fn give(&self, bytes: &[u8], fds: &mut Vec<OwnedFd>) -> Result<(), ChannelError> {
+        let result = self.send_within(Wait::Socket, bytes, fds.iter().map(AsRawFd::as_raw_fd));
+        if matches!(result, Ok(()) | Err(ChannelError::Unfinished)) {
+            fds.clear();
+        }
+        result
+    }
+
+    /// Sends the rest of a message that was [`ChannelError::Unfinished`]; the next send would do so first. Nothing to do
+    /// for other kinds than [`Kind::Stream`].
+    ///
+    /// # Errors
+    /// As for [`send`](Self::send). After [`ChannelError::WouldBlock`] and [`ChannelError::TimedOut`] there is still something
+    /// to flush.
+    pub fn flush(&self) -> Result<(), ChannelError> {
+        self.flush_within(Wait::Socket)
+    }
+
+    pub(crate) fn flush_within(&self, wait: Wait) -> Result<(), ChannelError> {
+        match &self.framing {
+            Framing::Kernel { .. } => Ok(()),
+            Framing::Stream(stream) => stream.flush(self, wait),
+        }
+    }
+
+    pub(crate) fn send_within(
+        &self,
+        wait: Wait,
+        bytes: &[u8],
+        fds: impl ExactSizeIterator<Item = RawFd> + Clone,
+    ) -> Result<(), ChannelError> {
         if fds.len() > MAX_FDS {
             return Err(ChannelError::TooManyDescriptors { budget: MAX_FDS });
         }
@@ -227,10 +290,10 @@ impl Channel {
         }
         match &self.framing {
             Framing::Kernel { .. } => {
-                scm::send(self.as_fd(), &[IoSlice::new(bytes)], fds).map_err(|error| self.error("sendmsg", error))?;
-                Ok(())
+                let bytes = [IoSlice::new(bytes)];
+                self.sending(wait, |flags| scm::send(self.as_fd(), &bytes, fds.clone(), flags)).map(drop)
             }
-            Framing::Stream(stream) => stream.send(self, bytes, fds),
+            Framing::Stream(stream) => stream.send(self, wait, bytes, fds),
         }
     }
 
@@ -238,24 +301,42 @@ impl Channel {
     /// took them, are closed. Allocates nothing.
     ///
     /// # Errors
-    /// `packet` is then empty, and every descriptor of the message is closed.
+    /// `packet` is then empty. The message and its descriptors are gone, unless it says otherwise, and the channel is usable.
     /// * [`ChannelError::Disconnected`]: the peer is gone and everything it sent has been received.
-    /// * [`ChannelError::TooLarge`]: the message had more bytes than the packet holds. The channel is usable, but
-    ///   for a [`Kind::Stream`].
-    /// * [`ChannelError::TooManyDescriptors`]: more than this end's [budget](Self::set_max_fds). The channel is usable.
-    /// * [`ChannelError::DescriptorTableFull`]: this process has no free descriptors (RLIMIT_NOFILE). The channel is usable.
-    /// * [`ChannelError::WouldBlock`], [`ChannelError::TimedOut`]: no message is there.
-    /// * [`ChannelError::Broken`]: the peer does not keep to the framing of a [`Kind::Stream`], now or earlier.
+    /// * [`ChannelError::TooLarge`]: the message had more bytes than the packet holds.
+    /// * [`ChannelError::TooManyDescriptors`]: more than this end's [budget](Self::set_max_fds).
+    /// * [`ChannelError::DescriptorTableFull`]: this process has no free descriptors (RLIMIT_NOFILE).
+    /// * [`ChannelError::WouldBlock`], [`ChannelError::TimedOut`]: no message is there, or not all of one. What is there is
+    ///   kept in the channel, and the next receive goes on with it.
+    /// * [`ChannelError::UnexpectedControlData`]: an option that somebody else set on the socket took the descriptors' room.
+    /// * [`ChannelError::Broken`]: the peer does not keep to the framing of a [`Kind::Stream`], now or earlier. Every later
+    ///   receive says so too.
     /// * [`ChannelError::Os`]: anything else.
     pub fn recv(&self, packet: &mut Packet) -> Result<(), ChannelError> {
-        self.recv_within(self.max_fds, packet)
+        self.recv_within(Wait::Socket, self.max_fds, packet)
     }
 
-    fn recv_within(&self, budget: usize, packet: &mut Packet) -> Result<(), ChannelError> {
+    /// As [`recv`](Self::recv), but waits until `deadline`, whatever the channel's own timeout, and O_NONBLOCK, say.
+    ///
+    /// # Errors
+    /// As for [`recv`](Self::recv); [`ChannelError::TimedOut`] when the deadline has passed.
+    pub fn recv_deadline(&self, packet: &mut Packet, deadline: Instant) -> Result<(), ChannelError> {
+        self.recv_within(Wait::Until(deadline), self.max_fds, packet)
+    }
+
+    /// As [`recv`](Self::recv), but does not wait.
+    ///
+    /// # Errors
+    /// As for [`recv`](Self::recv).
+    pub fn try_recv(&self, packet: &mut Packet) -> Result<(), ChannelError> {
+        self.recv_within(Wait::Not, self.max_fds, packet)
+    }
+
+    fn recv_within(&self, wait: Wait, budget: usize, packet: &mut Packet) -> Result<(), ChannelError> {
         packet.clear();
         let result = match &self.framing {
-            Framing::Kernel { hangs_up } => self.recv_whole(budget, *hangs_up, packet),
-            Framing::Stream(stream) => stream.recv(self, budget, packet),
+            Framing::Kernel { hangs_up } => self.recv_whole(wait, budget, *hangs_up, packet),
+            Framing::Stream(stream) => stream.recv(self, wait, budget, packet),
         };
         if result.is_err() {
             packet.clear();
@@ -263,15 +344,11 @@ impl Channel {
         result
     }
 
-    fn recv_whole(&self, budget: usize, hangs_up: bool, packet: &mut Packet) -> Result<(), ChannelError> {
-        let mut receive = || scm::recv(self.as_fd(), &mut packet.buffer, &mut packet.control, budget, &mut packet.fds);
-        let received = receive()
-            // A peer that closed its end with our messages unread: told once, ahead of what it has sent (K27).
-            .or_else(|error| if error.raw_os_error() == Some(libc::ECONNRESET) { receive() } else { Err(error) })
-            .map_err(|error| self.error("recvmsg", error))?;
+    fn recv_whole(&self, wait: Wait, budget: usize, hangs_up: bool, packet: &mut Packet) -> Result<(), ChannelError> {
+        let received = self.receive_part(wait, &mut packet.buffer, &mut packet.arrived, budget)?;
         packet.len = received.len;
-        if received.control_cut {
-            return Err(lost_descriptors(budget, packet));
+        if let Some(loss) = Loss::of(&received, packet.arrived.fds.len(), budget) {
+            return Err(loss.error(budget));
         }
         if received.bytes_cut {
             return Err(ChannelError::TooLarge);
@@ -280,6 +357,23 @@ impl Channel {
             return Err(ChannelError::Disconnected);
         }
         Ok(())
+    }
+
+    /// One recvmsg, with room for `budget` descriptors.
+    fn receive_part(
+        &self,
+        wait: Wait,
+        bytes: &mut [u8],
+        arrived: &mut Arrived,
+        budget: usize,
+    ) -> Result<Received, ChannelError> {
+        let room = Room { fds: budget, credentials: self.sender.credentials, pidfd: self.sender.pidfd };
+        self.receiving(wait, |flags| {
+            let mut receive = || scm::recv(self.as_fd(), bytes, arrived, room, flags);
+            // A peer that closed its end with our messages unread: told once, ahead of what it has sent (K27).
+            receive()
+                .or_else(|error| if error.raw_os_error() == Some(libc::ECONNRESET) { receive() } else { Err(error) })
+        })
     }
 
     /// Tells a hang-up from a message of no bytes and no descriptors, which another sender than `Channel` can make
@@ -301,24 +395,48 @@ impl Channel {
         Ok(OFlag::from_bits_retain(flags))
     }
 
-    /// Waits until the socket is ready, whatever O_NONBLOCK says: for the rest of a frame.
-    fn wait(&self, events: PollFlags) -> Result<(), ChannelError> {
-        match poll(&mut [PollFd::new(self.as_fd(), events)], PollTimeout::NONE) {
-            Ok(_) | Err(Errno::EINTR) => Ok(()),
-            Err(errno) => Err(os("poll", errno.into())),
-        }
-    }
-
     /// An error of the socket, by what the caller can do next. The errno of a dead peer differs by kind (K27).
-    fn error(&self, call: &'static str, source: io::Error) -> ChannelError {
+    fn error(&self, call: &'static str, wait: Wait, source: io::Error) -> ChannelError {
         match source.raw_os_error() {
             Some(libc::EPIPE | libc::ECONNRESET | libc::ECONNREFUSED | libc::ENOTCONN) => ChannelError::Disconnected,
-            Some(libc::EAGAIN) => match self.status_flags() {
-                Ok(flags) if !flags.contains(OFlag::O_NONBLOCK) => ChannelError::TimedOut,
+            Some(libc::EAGAIN) => match (wait, self.status_flags()) {
+                (Wait::Socket | Wait::Queue, Ok(flags)) if !flags.contains(OFlag::O_NONBLOCK) => ChannelError::TimedOut,
                 _ => ChannelError::WouldBlock,
             },
             Some(libc::EMSGSIZE) => ChannelError::TooLarge,
+            Some(libc::ETOOMANYREFS | libc::ENOBUFS | libc::ENOMEM) => ChannelError::Congested { call, source },
             _ => os(call, source),
+        }
+    }
+}
+
+/// Why descriptors of a message were lost.
+#[derive(Clone, Copy)]
+enum Loss {
+    Budget,
+    Table,
+    Unexpected,
+}
+
+impl Loss {
+    /// The kernel installs descriptors until the room or the table is full. `fds` of the message came.
+    fn of(received: &Received, fds: usize, budget: usize) -> Option<Self> {
+        match received {
+            // A surplus one took the room of a pidfd (K22).
+            _ if fds > budget => Some(Self::Budget),
+            Received { no_pidfd: true, .. } => Some(Self::Table),
+            Received { control_cut: false, .. } => None,
+            Received { unexpected: true, .. } => Some(Self::Unexpected),
+            _ if fds == budget => Some(Self::Budget),
+            _ => Some(Self::Table),
+        }
+    }
+
+    fn error(self, budget: usize) -> ChannelError {
+        match self {
+            Self::Budget => ChannelError::TooManyDescriptors { budget },
+            Self::Table => ChannelError::DescriptorTableFull,
+            Self::Unexpected => ChannelError::UnexpectedControlData,
         }
     }
 }
@@ -336,58 +454,13 @@ impl fmt::Debug for Channel {
             .field("fd", &self.socket.as_raw_fd())
             .field("kind", &self.kind())
             .field("max_fds", &self.max_fds)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
 impl From<Channel> for OwnedFd {
     fn from(channel: Channel) -> Self {
         channel.socket
-    }
-}
-
-/// Takes any UNIX socket that is SOCK_SEQPACKET, SOCK_STREAM or SOCK_DGRAM (asked of the kernel: SO_DOMAIN, SO_TYPE) and
-/// sets close-on-exec. It is for the caller to know that it is connected to one peer.
-impl TryFrom<OwnedFd> for Channel {
-    type Error = ChannelError;
-
-    /// # Errors
-    /// [`ChannelError::NotASocket`]; the descriptor is closed.
-    fn try_from(fd: OwnedFd) -> Result<Self, ChannelError> {
-        let domain = socket::domain(fd.as_fd()).map_err(|_| ChannelError::NotASocket)?;
-        let kind = match socket::kind(fd.as_fd()) {
-            Ok(libc::SOCK_SEQPACKET) => Kind::SeqPacket,
-            Ok(libc::SOCK_STREAM) => Kind::Stream,
-            Ok(libc::SOCK_DGRAM) => Kind::Datagram,
-            _ => return Err(ChannelError::NotASocket),
-        };
-        if domain != libc::AF_UNIX {
-            return Err(ChannelError::NotASocket);
-        }
-        Ok(Self::adopt(fd, kind))
-    }
-}
-
-/// A channel of [`Kind::Stream`]: the peer must be a `Channel` too, for the framing.
-impl From<UnixStream> for Channel {
-    fn from(socket: UnixStream) -> Self {
-        Self::adopt(socket.into(), Kind::Stream)
-    }
-}
-
-/// A channel of [`Kind::Datagram`].
-impl From<UnixDatagram> for Channel {
-    fn from(socket: UnixDatagram) -> Self {
-        Self::adopt(socket.into(), Kind::Datagram)
-    }
-}
-
-/// Which of the two reasons for MSG_CTRUNC it was: the kernel installs descriptors until the room or the table is full.
-fn lost_descriptors(budget: usize, packet: &Packet) -> ChannelError {
-    if packet.fds.len() >= budget {
-        ChannelError::TooManyDescriptors { budget }
-    } else {
-        ChannelError::DescriptorTableFull
     }
 }
 

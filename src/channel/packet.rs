@@ -3,8 +3,8 @@
 use std::fmt;
 use std::os::fd::OwnedFd;
 
-use super::MAX_FDS;
-use crate::sys::scm::Control;
+use super::peer::{self, Credentials, PidFd};
+use crate::sys::scm::Arrived;
 
 /// One received message: its bytes and its descriptors. Make one, and give it to every
 /// [`Channel::recv`](super::Channel::recv): it allocates when it is made and never again.
@@ -13,9 +13,7 @@ use crate::sys::scm::Control;
 pub struct Packet {
     pub(super) buffer: Box<[u8]>,
     pub(super) len: usize,
-    pub(super) control: Box<Control>,
-    /// Its capacity is MAX_FDS from the start and never changes.
-    pub(super) fds: Vec<OwnedFd>,
+    pub(super) arrived: Arrived,
 }
 
 impl Packet {
@@ -28,12 +26,7 @@ impl Packet {
     /// Room for messages of `bytes` bytes, and of as many descriptors as a message can have.
     #[must_use]
     pub fn with_capacity(bytes: usize) -> Self {
-        Self {
-            buffer: vec![0; bytes].into_boxed_slice(),
-            len: 0,
-            control: Box::new(Control::new()),
-            fds: Vec::with_capacity(MAX_FDS),
-        }
+        Self { buffer: vec![0; bytes].into_boxed_slice(), len: 0, arrived: Arrived::new() }
     }
 
     /// The bytes of the message.
@@ -45,18 +38,33 @@ impl Packet {
     /// The descriptors of the message that have not been taken, in the order in which they were sent.
     #[must_use]
     pub fn fds(&self) -> &[OwnedFd] {
-        &self.fds
+        &self.arrived.fds
     }
 
     /// Takes the descriptors, in order. Those that the iterator has not given when it is dropped are closed.
     pub fn take_fds(&mut self) -> impl ExactSizeIterator<Item = OwnedFd> + '_ {
-        self.fds.drain(..)
+        self.arrived.fds.drain(..)
     }
 
-    /// Forgets the bytes and closes the descriptors.
+    /// Who sent the message: `None` if the channel does not [ask](super::Channel::set_sender_credentials), or the kernel
+    /// does not know, because the message was queued before the channel asked (K23) or its sender is outside of this
+    /// process's PID namespace. Take `None` for a refusal.
+    #[must_use]
+    pub fn sender(&self) -> Option<Credentials> {
+        peer::sender(&self.arrived)
+    }
+
+    /// Takes the descriptor of the process that sent the message: `None` if the channel does not
+    /// [ask](super::Channel::set_sender_pidfd), if it has been taken, or if the kernel has none to give, because the
+    /// sender has ended (before Linux 6.16) or cannot be named here. Take `None` for a refusal.
+    pub fn take_sender_pidfd(&mut self) -> Option<PidFd> {
+        self.arrived.pidfd.take().map(PidFd::from_kernel)
+    }
+
+    /// Forgets the bytes and the sender, and closes the descriptors.
     pub fn clear(&mut self) {
         self.len = 0;
-        self.fds.clear();
+        self.arrived.clear();
     }
 }
 
@@ -68,6 +76,6 @@ impl Default for Packet {
 
 impl fmt::Debug for Packet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Packet").field("len", &self.len).field("fds", &self.fds).finish_non_exhaustive()
+        f.debug_struct("Packet").field("len", &self.len).field("fds", &self.fds()).finish_non_exhaustive()
     }
 }

@@ -2,6 +2,11 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use super::{Channel, os};
+use crate::error::ChannelError;
+use crate::sys::scm::Arrived;
+use crate::sys::socket;
+
 /// A process, by the numbers that the kernel vouches for. They cannot be forged, but they are as the kernel translates them
 /// for this process: an id that its user namespace does not map is 65534.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -23,7 +28,6 @@ pub struct Credentials {
 pub struct PidFd(OwnedFd);
 
 impl PidFd {
-    #[expect(dead_code)]
     pub(crate) fn from_kernel(fd: OwnedFd) -> Self {
         Self(fd)
     }
@@ -38,5 +42,59 @@ impl AsFd for PidFd {
 impl From<PidFd> for OwnedFd {
     fn from(pidfd: PidFd) -> Self {
         pidfd.0
+    }
+}
+
+/// Who sent a message.
+pub(super) fn sender(arrived: &Arrived) -> Option<Credentials> {
+    // Process 0 is the kernel's word for "unknown". The user that then stands there (65534, mostly) is nobody's either.
+    let [pid, uid, gid] = arrived.credentials.filter(|&[pid, ..]| pid != 0)?;
+    Some(Credentials { pid: Some(pid), uid, gid })
+}
+
+/// What the kernel adds to each message that is received.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct SenderOptions {
+    pub(super) credentials: bool,
+    pub(super) pidfd: bool,
+}
+
+impl SenderOptions {
+    /// Those that are set on a socket.
+    pub(super) fn of(socket: BorrowedFd<'_>) -> Self {
+        Self { credentials: socket::passes_credentials(socket), pidfd: socket::passes_pidfd(socket) }
+    }
+}
+
+impl Channel {
+    /// Asks the kernel to say with each message who sent it: see [`Packet::sender`](super::Packet::sender) (SO_PASSCRED).
+    /// The sender need not do anything, and cannot lie: naming another process or user takes CAP_SYS_ADMIN,
+    /// CAP_SETUID and CAP_SETGID.
+    ///
+    /// Set it before the other end is given away: a message that is queued already has no sender (K23). The option belongs to
+    /// the socket, as O_NONBLOCK does; setting it on a duplicate behind the channel's back leads to
+    /// [`ChannelError::UnexpectedControlData`] instead of descriptors.
+    ///
+    /// # Errors
+    /// [`ChannelError::Os`]: setsockopt(2) failed.
+    pub fn set_sender_credentials(&mut self, on: bool) -> Result<(), ChannelError> {
+        socket::pass_credentials(self.as_fd(), on).map_err(|error| os("setsockopt(SO_PASSCRED)", error))?;
+        self.sender.credentials = on;
+        Ok(())
+    }
+
+    /// Asks the kernel to give with each message a descriptor of the process that sent it: see
+    /// [`Packet::take_sender_pidfd`](super::Packet::take_sender_pidfd) (SO_PASSPIDFD, Linux 6.5). It takes one number of
+    /// this process's descriptor table beside those of the budget; where there is none, the message is
+    /// [`ChannelError::DescriptorTableFull`].
+    ///
+    /// # Errors
+    /// [`ChannelError::Unsupported`]: the kernel is older. [`ChannelError::Os`]: setsockopt(2) failed.
+    pub fn set_sender_pidfd(&mut self, on: bool) -> Result<(), ChannelError> {
+        if !socket::pass_pidfd(self.as_fd(), on).map_err(|error| os("setsockopt(SO_PASSPIDFD)", error))? && on {
+            return Err(ChannelError::Unsupported { what: "a pidfd with each message (SO_PASSPIDFD, Linux 6.5)" });
+        }
+        self.sender.pidfd = on;
+        Ok(())
     }
 }

@@ -9,12 +9,12 @@ use std::os::fd::{IntoRawFd, RawFd};
 
 use sendfd::{RecvWithFd, SendWithFd};
 
-use super::{Channel, Packet};
+use super::{Channel, Packet, Wait};
 
 impl SendWithFd for Channel {
     /// One message, whole: the answer is always `bytes.len()`.
     fn send_with_fd(&self, bytes: &[u8], fds: &[RawFd]) -> io::Result<usize> {
-        self.send_raw(bytes, fds.iter().copied())?;
+        self.send_within(Wait::Socket, bytes, fds.iter().copied())?;
         Ok(bytes.len())
     }
 }
@@ -24,7 +24,7 @@ impl RecvWithFd for Channel {
     /// A hang-up is `Ok((0, 0))`, as it is for a `UnixStream`. Allocates; [`Channel::recv`] does not.
     fn recv_with_fd(&self, bytes: &mut [u8], fds: &mut [RawFd]) -> io::Result<(usize, usize)> {
         let mut packet = Packet::with_capacity(bytes.len());
-        match self.recv_within(fds.len(), &mut packet) {
+        match self.recv_within(Wait::Socket, fds.len(), &mut packet) {
             Ok(()) => {}
             Err(crate::ChannelError::Disconnected) => return Ok((0, 0)),
             Err(error) => return Err(error.into()),

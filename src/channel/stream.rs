@@ -5,132 +5,253 @@
 //! | offset | size | field |
 //! |-------:|-----:|-------|
 //! | 0 | 4 | bytes of the message, u32, little-endian |
-//! | 4 | 4 | descriptors of the message, u32, little-endian |
+//! | 4 | 4 | descriptors of the message, u32, little-endian, at most 253 |
 //!
-//! The receiver never asks for a byte beyond the frame, so it cannot take a descriptor of the next one (K10, K24).
+//! The receiver never asks for a byte beyond the frame, so it cannot take a descriptor of the next one (K10, K24), and
+//! a poll of the socket tells the truth. A call that gives up in the middle of a frame leaves in the channel what the next
+//! call needs to go on with it.
 
 use std::io::IoSlice;
-use std::os::fd::{AsFd, RawFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 
-use nix::poll::PollFlags;
-
-use super::{Channel, Packet, lost_descriptors};
+use super::lane::Lane;
+use super::{Channel, Loss, MAX_FDS, Packet, Wait};
 use crate::error::ChannelError;
-use crate::sys::scm;
+use crate::sys::scm::{self, Arrived};
 
 const HEADER: usize = 8;
 
-/// Each direction's lock keeps the frames of several threads apart, and holds whether the direction is broken: after a
-/// frame that was cut short, nobody can tell where the next one starts.
 #[derive(Default)]
 pub(super) struct Stream {
-    sending: Mutex<Broken>,
-    receiving: Mutex<Broken>,
+    sending: Lane<Outgoing>,
+    receiving: Lane<Incoming>,
 }
-
-type Broken = bool;
 
 impl Stream {
     pub(super) fn send(
         &self,
         channel: &Channel,
+        wait: Wait,
         bytes: &[u8],
-        fds: impl ExactSizeIterator<Item = RawFd>,
+        fds: impl ExactSizeIterator<Item = RawFd> + Clone,
     ) -> Result<(), ChannelError> {
-        let mut broken = usable(&self.sending)?;
         let length = u32::try_from(bytes.len()).map_err(|_| ChannelError::TooLarge)?;
         let count = u32::try_from(fds.len()).map_err(|_| ChannelError::TooLarge)?;
         let mut header = [0; HEADER];
         header[..4].copy_from_slice(&length.to_le_bytes());
         header[4..].copy_from_slice(&count.to_le_bytes());
 
-        let mut sent = scm::send(channel.as_fd(), &[IoSlice::new(&header), IoSlice::new(bytes)], fds)
-            .map_err(|error| channel.error("sendmsg", error))?;
-        // The descriptors went with the first byte: a short write is finished without them (K25).
-        while sent < HEADER + bytes.len() {
-            let rest = [&header[sent.min(HEADER)..], &bytes[sent.saturating_sub(HEADER)..]].map(IoSlice::new);
-            sent += match scm::send(channel.as_fd(), &rest, std::iter::empty()) {
-                Ok(more) => more,
-                Err(error) => match channel.error("sendmsg", error) {
-                    ChannelError::WouldBlock => channel.wait(PollFlags::POLLOUT).map(|()| 0),
-                    error => Err(error),
+        let mut outgoing = self.sending.enter(wait.deadline()).ok_or(ChannelError::TimedOut)?;
+        outgoing.flush(channel, wait)?;
+        let frame = [IoSlice::new(&header), IoSlice::new(bytes)];
+        let sent = channel.sending(wait, |flags| scm::send(channel.as_fd(), &frame, fds.clone(), flags))?;
+        if sent == HEADER + bytes.len() {
+            return Ok(());
+        }
+        outgoing.finish(channel, wait, &header[sent.min(HEADER)..], &bytes[sent.saturating_sub(HEADER)..])
+    }
+
+    /// Sends what is left of a frame that has begun.
+    pub(super) fn flush(&self, channel: &Channel, wait: Wait) -> Result<(), ChannelError> {
+        self.sending.enter(wait.deadline()).ok_or(ChannelError::TimedOut)?.flush(channel, wait)
+    }
+
+    pub(super) fn recv(
+        &self,
+        channel: &Channel,
+        wait: Wait,
+        budget: usize,
+        packet: &mut Packet,
+    ) -> Result<(), ChannelError> {
+        let mut incoming = self.receiving.enter(wait.deadline()).ok_or(ChannelError::TimedOut)?;
+        incoming.skip(channel, wait, packet)?;
+        incoming.recv(channel, wait, budget, packet)
+    }
+}
+
+/// The rest of a frame whose sender gave up after it had begun.
+#[derive(Default)]
+struct Outgoing {
+    rest: Vec<u8>,
+}
+
+impl Outgoing {
+    fn flush(&mut self, channel: &Channel, wait: Wait) -> Result<(), ChannelError> {
+        let mut flushed = 0;
+        let result = loop {
+            if flushed == self.rest.len() {
+                break Ok(());
+            }
+            match rest_of(channel, wait, &[], &self.rest[flushed..]) {
+                Ok(more) => flushed += more,
+                Err(error) => break Err(error),
+            }
+        };
+        self.rest.drain(..flushed);
+        result
+    }
+
+    /// Finishes a short write. The descriptors went with the first byte: the rest goes without them (K25).
+    fn finish(
+        &mut self,
+        channel: &Channel,
+        wait: Wait,
+        mut header: &[u8],
+        mut bytes: &[u8],
+    ) -> Result<(), ChannelError> {
+        while !(header.is_empty() && bytes.is_empty()) {
+            match rest_of(channel, wait, header, bytes) {
+                Ok(sent) => {
+                    bytes = &bytes[sent.saturating_sub(header.len())..];
+                    header = &header[sent.min(header.len())..];
                 }
-                .inspect_err(|_| *broken = true)?,
-            };
+                Err(ChannelError::Disconnected) => return Err(ChannelError::Disconnected),
+                Err(_) => {
+                    self.rest.extend_from_slice(header);
+                    self.rest.extend_from_slice(bytes);
+                    return Err(ChannelError::Unfinished);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn rest_of(channel: &Channel, wait: Wait, header: &[u8], bytes: &[u8]) -> Result<usize, ChannelError> {
+    let rest = [IoSlice::new(header), IoSlice::new(bytes)];
+    channel.sending(wait, |flags| scm::send(channel.as_fd(), &rest, std::iter::empty(), flags))
+}
+
+/// The frame that is being received, and what of it a call that gave up has received.
+#[derive(Default)]
+struct Incoming {
+    header: [u8; HEADER],
+    /// Bytes of the header that are there.
+    known: usize,
+    /// Bytes of the message that are there.
+    filled: usize,
+    /// What a call that gave up leaves of the message, with room for the rest.
+    body: Vec<u8>,
+    fds: Vec<OwnedFd>,
+    credentials: Option<[u32; 3]>,
+    pidfd: Option<OwnedFd>,
+    /// Descriptors of it were lost.
+    loss: Option<Loss>,
+    /// Bytes of an earlier frame, one that did not fit, which are still to come.
+    skip: usize,
+    /// The peer does not keep to the framing: nobody can tell where a frame starts.
+    broken: bool,
+}
+
+impl Incoming {
+    /// Receives what is left of a frame that did not fit, to no use.
+    fn skip(&mut self, channel: &Channel, wait: Wait, packet: &mut Packet) -> Result<(), ChannelError> {
+        let mut bytes = [0; 4096];
+        while self.skip > 0 {
+            let most = self.skip.min(bytes.len());
+            let (received, _) = fill(channel, wait, 0, &mut bytes[..most], &mut packet.arrived)
+                .inspect_err(|error| self.forget_if_ended(error))?;
+            self.skip -= received;
+            packet.arrived.clear();
         }
         Ok(())
     }
 
-    pub(super) fn recv(&self, channel: &Channel, budget: usize, packet: &mut Packet) -> Result<(), ChannelError> {
-        let mut broken = usable(&self.receiving)?;
-        let mut frame = Frame { channel, budget, cut: false, begun: false };
-
-        let [mut length, mut count] = [[0; 4]; 2];
-        let header = frame.fill(&mut length, packet).and_then(|()| frame.fill(&mut count, packet));
-        *broken = frame.begun;
-        header?;
-        let length = usize::try_from(u32::from_le_bytes(length)).map_err(|_| ChannelError::TooLarge)?;
-        if length > packet.buffer.len() {
-            return Err(ChannelError::TooLarge);
-        }
-        let mut buffer = std::mem::take(&mut packet.buffer);
-        let body = frame.fill(&mut buffer[..length], packet);
-        packet.buffer = buffer;
-        body?;
-        packet.len = length;
-
-        if frame.cut {
-            // The frame has been read to its end: the next one can be.
-            *broken = false;
-            return Err(lost_descriptors(budget, packet));
-        }
-        if usize::try_from(u32::from_le_bytes(count)) != Ok(packet.fds.len()) {
+    fn recv(&mut self, channel: &Channel, wait: Wait, budget: usize, packet: &mut Packet) -> Result<(), ChannelError> {
+        if self.broken {
             return Err(ChannelError::Broken);
         }
-        *broken = false;
-        Ok(())
-    }
-}
-
-/// A frame that is being received.
-struct Frame<'c> {
-    channel: &'c Channel,
-    budget: usize,
-    /// Descriptors of it were lost.
-    cut: bool,
-    /// Some of it has been read: from here on only its end will do.
-    begun: bool,
-}
-
-impl Frame<'_> {
-    fn fill(&mut self, bytes: &mut [u8], packet: &mut Packet) -> Result<(), ChannelError> {
-        let mut filled = 0;
-        while filled < bytes.len() {
-            let budget = self.budget.saturating_sub(packet.fds.len());
-            let unread = &mut bytes[filled..];
-            let received = match scm::recv(self.channel.as_fd(), unread, &mut packet.control, budget, &mut packet.fds) {
-                Ok(received) => received,
-                Err(error) => match self.channel.error("recvmsg", error) {
-                    ChannelError::WouldBlock if self.begun => {
-                        self.channel.wait(PollFlags::POLLIN)?;
-                        continue;
-                    }
-                    error => return Err(error),
-                },
-            };
-            if received.len == 0 {
-                return Err(ChannelError::Disconnected);
+        self.resume(packet);
+        while self.known < HEADER {
+            match fill(channel, wait, budget, &mut self.header[self.known..], &mut packet.arrived) {
+                Ok((len, loss)) => {
+                    self.known += len;
+                    self.loss = self.loss.or(loss);
+                }
+                Err(error) => return Err(self.suspend(0, packet, error)),
             }
-            self.begun = true;
-            self.cut |= received.control_cut;
-            filled += received.len;
+        }
+        let [length, count] = self.numbers();
+        if count > MAX_FDS {
+            self.broken = true;
+            return Err(ChannelError::Broken);
+        }
+        if length > packet.buffer.len() {
+            *self = Self { skip: length - self.filled, ..Self::default() };
+            return Err(ChannelError::TooLarge);
+        }
+        while self.filled < length {
+            // What a call that gave up has begun in `body` is finished there, so that each byte is copied once at most.
+            let buffer = if self.body.is_empty() { &mut packet.buffer[..length] } else { &mut self.body[..] };
+            match fill(channel, wait, budget, &mut buffer[self.filled..], &mut packet.arrived) {
+                Ok((len, loss)) => {
+                    self.filled += len;
+                    self.loss = self.loss.or(loss);
+                }
+                Err(error) => return Err(self.suspend(length, packet, error)),
+            }
+        }
+        packet.buffer[..self.body.len()].copy_from_slice(&self.body);
+        packet.len = length;
+        (self.known, self.filled) = (0, 0);
+        self.body.clear();
+        if let Some(loss) = self.loss.take() {
+            return Err(loss.error(budget));
+        }
+        if count != packet.arrived.fds.len() {
+            self.broken = true;
+            return Err(ChannelError::Broken);
         }
         Ok(())
     }
+
+    fn numbers(&self) -> [usize; 2] {
+        let [a, b, c, d, e, f, g, h] = self.header;
+        // A number that does not fit a usize fits no packet either.
+        [[a, b, c, d], [e, f, g, h]].map(|bytes| usize::try_from(u32::from_le_bytes(bytes)).unwrap_or(usize::MAX))
+    }
+
+    /// Takes up what an earlier call left.
+    fn resume(&mut self, packet: &mut Packet) {
+        packet.arrived.fds.append(&mut self.fds);
+        packet.arrived.credentials = self.credentials.take();
+        packet.arrived.pidfd = self.pidfd.take();
+    }
+
+    /// Leaves for a later call what is there of a message of `length` bytes.
+    fn suspend(&mut self, length: usize, packet: &mut Packet, error: ChannelError) -> ChannelError {
+        if self.body.is_empty() && self.filled > 0 {
+            self.body.extend_from_slice(&packet.buffer[..self.filled]);
+            self.body.resize(length, 0);
+        }
+        self.fds.append(&mut packet.arrived.fds);
+        self.credentials = packet.arrived.credentials.take();
+        self.pidfd = packet.arrived.pidfd.take();
+        self.forget_if_ended(&error);
+        error
+    }
+
+    /// No later call goes on with a frame whose sender is gone: each says that it is.
+    fn forget_if_ended(&mut self, error: &ChannelError) {
+        if matches!(error, ChannelError::Disconnected) {
+            *self = Self::default();
+        }
+    }
 }
 
-fn usable(direction: &Mutex<Broken>) -> Result<MutexGuard<'_, Broken>, ChannelError> {
-    let broken = direction.lock().unwrap_or_else(PoisonError::into_inner);
-    if *broken { Err(ChannelError::Broken) } else { Ok(broken) }
+/// One receive, of not more than `bytes`, with not more descriptors in all than the budget. Answers the number of bytes,
+/// which is never 0: the end of the stream is an error.
+fn fill(
+    channel: &Channel,
+    wait: Wait,
+    budget: usize,
+    bytes: &mut [u8],
+    arrived: &mut Arrived,
+) -> Result<(usize, Option<Loss>), ChannelError> {
+    let room = budget.saturating_sub(arrived.fds.len());
+    let received = channel.receive_part(wait, bytes, arrived, room)?;
+    if received.len == 0 {
+        return Err(ChannelError::Disconnected);
+    }
+    Ok((received.len, Loss::of(&received, arrived.fds.len(), budget)))
 }

@@ -18,34 +18,71 @@ pub(crate) const MAX_FDS: usize = 253;
 /// The kernel's `struct cmsghdr`: `size_t` length with the header, `int` level, `int` type.
 const HEADER: usize = mem::size_of::<usize>() + 2 * mem::size_of::<i32>();
 const FD: usize = mem::size_of::<RawFd>();
+/// The kernel's `struct ucred`: three 32-bit numbers.
+const UCRED: usize = 12;
 /// Linux 6.5, include/linux/socket.h; libc does not name it for every target.
 const SCM_PIDFD: i32 = 4;
 
-/// Room for the control data of one message, aligned as the kernel's `cmsghdr` wants it.
+/// Bytes that a block with so much data takes, with the padding before the next one.
+const fn space(data: usize) -> usize {
+    HEADER + data.next_multiple_of(mem::align_of::<usize>())
+}
+
+/// Room for control data, aligned as the kernel's `cmsghdr` wants it.
 #[repr(C, align(8))]
-pub(crate) struct Control([u8; HEADER + MAX_FDS * FD + FD]);
+struct Aligned<const BYTES: usize>([u8; BYTES]);
 
-impl Control {
-    pub(crate) const fn new() -> Self {
-        Self([0; HEADER + MAX_FDS * FD + FD])
-    }
+/// All control data that one message can have.
+const CONTROL: usize = space(UCRED) + space(MAX_FDS * FD) + space(FD);
 
-    /// Writes one SCM_RIGHTS block and answers its length.
-    fn put_rights(&mut self, fds: impl ExactSizeIterator<Item = RawFd>) -> Option<usize> {
-        let len = HEADER + fds.len() * FD;
-        let block = self.0.get_mut(..len)?;
-        let (header, data) = block.split_at_mut(HEADER);
-        header[..HEADER - 8].copy_from_slice(&len.to_ne_bytes());
-        header[HEADER - 8..HEADER - 4].copy_from_slice(&libc::SOL_SOCKET.to_ne_bytes());
-        header[HEADER - 4..].copy_from_slice(&libc::SCM_RIGHTS.to_ne_bytes());
-        for (slot, fd) in data.chunks_exact_mut(FD).zip(fds) {
-            slot.copy_from_slice(&fd.to_ne_bytes());
-        }
-        Some(len)
+/// What a receive makes room for, and no more: what there is no room for cannot be installed (K4, K20).
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Room {
+    pub(crate) fds: usize,
+    pub(crate) credentials: bool,
+    pub(crate) pidfd: bool,
+}
+
+impl Room {
+    /// The kernel writes credentials, then descriptors, then the pidfd. When there is a pidfd, a surplus descriptor can
+    /// take its room (K22).
+    fn bytes(self) -> usize {
+        let credentials = if self.credentials { space(UCRED) } else { 0 };
+        let fds = match (self.fds.min(MAX_FDS) * FD, self.pidfd) {
+            (0, _) => 0,
+            (data, true) => space(data),
+            (data, false) => HEADER + data,
+        };
+        let pidfd = if self.pidfd { HEADER + FD } else { 0 };
+        credentials + fds + pidfd
     }
 }
 
-/// What one recvmsg brought, beside the bytes and the descriptors.
+/// The control data of a message, once it has arrived. Each receive adds to it.
+pub(crate) struct Arrived {
+    control: Box<Aligned<CONTROL>>,
+    /// Its capacity is MAX_FDS from the start and never changes.
+    pub(crate) fds: Vec<OwnedFd>,
+    /// Process, user, group.
+    pub(crate) credentials: Option<[u32; 3]>,
+    pub(crate) pidfd: Option<OwnedFd>,
+}
+
+impl Arrived {
+    pub(crate) fn new() -> Self {
+        let control = Box::new(Aligned([0; CONTROL]));
+        Self { control, fds: Vec::with_capacity(MAX_FDS), credentials: None, pidfd: None }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.fds.clear();
+        self.credentials = None;
+        self.pidfd = None;
+    }
+}
+
+/// What one recvmsg said, beside what arrived.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Received {
     /// Bytes put into the buffer.
     pub(crate) len: usize,
@@ -55,6 +92,10 @@ pub(crate) struct Received {
     pub(crate) bytes_cut: bool,
     /// MSG_CTRUNC: descriptors were lost, for want of room in the buffer or in the process's table (K2, K19).
     pub(crate) control_cut: bool,
+    /// In the place of a pidfd was the error of a full descriptor table (K22).
+    pub(crate) no_pidfd: bool,
+    /// Control data came that no room was made for: it may have taken that of the descriptors.
+    pub(crate) unexpected: bool,
 }
 
 /// sendmsg(2) with MSG_NOSIGNAL, again after EINTR. The kernel checks each number in `fds` (EBADF) and copies the
@@ -63,74 +104,145 @@ pub(crate) fn send(
     socket: BorrowedFd<'_>,
     bytes: &[IoSlice<'_>],
     fds: impl ExactSizeIterator<Item = RawFd>,
+    flags: libc::c_int,
 ) -> io::Result<usize> {
-    let mut control = Control::new();
+    // Most messages have few descriptors: no kilobyte is cleared for them.
+    let mut few = Aligned([0; space(4 * FD)]);
+    let mut many;
+    let room = if fds.len() <= 4 {
+        &mut few.0[..]
+    } else {
+        many = Aligned([0; space(MAX_FDS * FD)]);
+        &mut many.0[..]
+    };
     let mut header = empty_header();
     header.msg_iov = bytes.as_ptr().cast::<libc::iovec>().cast_mut();
     header.msg_iovlen = bytes.len() as _;
     if fds.len() > 0 {
-        let len = control.put_rights(fds).ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
-        header.msg_control = control.0.as_mut_ptr().cast();
+        let len = put_rights(room, fds).ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
+        header.msg_control = room.as_mut_ptr().cast();
         header.msg_controllen = len as _;
     }
     let timeout = || getsockopt(&socket, sockopt::SendTimeout);
     retry(timeout, || {
-        // SAFETY: `header` points to `bytes` (IoSlice is an iovec, by std's promise) and to `control`, which both
+        // SAFETY: `header` points to `bytes` (IoSlice is an iovec, by std's promise) and to `room`, which both
         // outlive the call with the lengths given; sendmsg only reads through them.
-        unsafe { libc::sendmsg(socket.as_raw_fd(), &header, libc::MSG_NOSIGNAL) }
+        unsafe { libc::sendmsg(socket.as_raw_fd(), &header, libc::MSG_NOSIGNAL | flags) }
     })
 }
 
-/// recvmsg(2) with MSG_CMSG_CLOEXEC, again after EINTR. Room for exactly `budget` descriptors is offered, so that no
-/// message can install more (K4, K20). Those that came are owned by `fds` when this returns; `fds` never grows past its
-/// capacity.
+/// recvmsg(2) with MSG_CMSG_CLOEXEC, again after EINTR. Every descriptor that came is owned by `arrived` when this
+/// returns, or has been closed: a pidfd after the first, descriptors beyond MAX_FDS.
 pub(crate) fn recv(
     socket: BorrowedFd<'_>,
     bytes: &mut [u8],
-    control: &mut Control,
-    budget: usize,
-    fds: &mut Vec<OwnedFd>,
+    arrived: &mut Arrived,
+    room: Room,
+    flags: libc::c_int,
 ) -> io::Result<Received> {
     let mut iov = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
-    let room = if budget == 0 { 0 } else { HEADER + budget.min(MAX_FDS) * FD };
+    let control = &mut arrived.control.0;
+    let room_bytes = room.bytes().min(control.len());
     let mut header = empty_header();
     header.msg_iov = &mut iov;
     header.msg_iovlen = 1;
-    header.msg_control = control.0.as_mut_ptr().cast();
-    header.msg_controllen = room as _;
+    header.msg_control = control.as_mut_ptr().cast();
+    header.msg_controllen = room_bytes as _;
     let timeout = || getsockopt(&socket, sockopt::ReceiveTimeout);
     let len = retry(timeout, || {
-        // SAFETY: `header` points to `iov`, which points to `bytes`, and to the first `room` bytes of `control` (at most
-        // all of them); all are borrowed exclusively and outlive the call, and any bytes are valid in them.
-        unsafe { libc::recvmsg(socket.as_raw_fd(), &mut header, libc::MSG_CMSG_CLOEXEC) }
+        // SAFETY: `header` points to `iov`, which points to `bytes`, and to the first `room_bytes` bytes of `control` (at
+        // most all of them); all are borrowed exclusively and outlive the call, and any bytes are valid in them.
+        unsafe { libc::recvmsg(socket.as_raw_fd(), &mut header, libc::MSG_CMSG_CLOEXEC | flags) }
     })?;
     #[allow(clippy::unnecessary_cast, reason = "musl declares it as socklen_t")]
-    let filled = (header.msg_controllen as usize).min(room);
-    for (kind, number) in installed(&control.0[..filled]) {
-        // SAFETY: the kernel wrote this number a moment ago into a block that means "installed in your table for you":
-        // it is open, and nobody else in this process knows of it. It is not -1.
-        let fd = unsafe { OwnedFd::from_raw_fd(number) };
-        if kind == libc::SCM_RIGHTS && fds.len() < fds.capacity() {
-            fds.push(fd);
-        }
-    }
-    Ok(Received {
+    let filled = (header.msg_controllen as usize).min(room_bytes);
+    let mut received = Received {
         len,
         control: filled > 0,
         bytes_cut: header.msg_flags & libc::MSG_TRUNC != 0,
         control_cut: header.msg_flags & libc::MSG_CTRUNC != 0,
+        no_pidfd: false,
+        unexpected: false,
+    };
+    for item in items(&control[..filled]) {
+        match item {
+            Item::Right(number) => {
+                // SAFETY: the kernel wrote this number a moment ago into a block that means "installed in your table for
+                // you": it is open, and nobody else in this process knows of it. It is not negative.
+                let fd = unsafe { OwnedFd::from_raw_fd(number) };
+                if arrived.fds.len() < arrived.fds.capacity() {
+                    arrived.fds.push(fd);
+                }
+            }
+            Item::PidFd(number) => {
+                received.unexpected |= !room.pidfd;
+                // SAFETY: as for SCM_RIGHTS.
+                let fd = unsafe { OwnedFd::from_raw_fd(number) };
+                arrived.pidfd.get_or_insert(fd);
+            }
+            Item::NoPidFd(errno) => {
+                received.unexpected |= !room.pidfd;
+                received.no_pidfd |= matches!(errno, libc::EMFILE | libc::ENFILE);
+            }
+            Item::Credentials(numbers) => {
+                received.unexpected |= !room.credentials;
+                arrived.credentials.get_or_insert(numbers);
+            }
+            Item::Other => received.unexpected = true,
+        }
+    }
+    Ok(received)
+}
+
+/// Writes one SCM_RIGHTS block and answers its length, or `None` if there is no room for it.
+fn put_rights(room: &mut [u8], fds: impl ExactSizeIterator<Item = RawFd>) -> Option<usize> {
+    let len = HEADER + fds.len() * FD;
+    let (header, data) = room.get_mut(..len)?.split_at_mut(HEADER);
+    header[..HEADER - 8].copy_from_slice(&len.to_ne_bytes());
+    header[HEADER - 8..HEADER - 4].copy_from_slice(&libc::SOL_SOCKET.to_ne_bytes());
+    header[HEADER - 4..].copy_from_slice(&libc::SCM_RIGHTS.to_ne_bytes());
+    for (slot, fd) in data.chunks_exact_mut(FD).zip(fds) {
+        slot.copy_from_slice(&fd.to_ne_bytes());
+    }
+    Some(len)
+}
+
+/// What control data says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Item {
+    /// This descriptor was installed. Never negative.
+    Right(RawFd),
+    /// So was this one, for the sender. Never negative.
+    PidFd(RawFd),
+    /// It could not be, for this reason (K22).
+    NoPidFd(i32),
+    Credentials([u32; 3]),
+    Other,
+}
+
+fn items(control: &[u8]) -> impl Iterator<Item = Item> {
+    Blocks(control).flat_map(|(level, kind, data)| {
+        let kind = if level == libc::SOL_SOCKET { kind } else { -1 };
+        let number = |slot: &[u8]| slot.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes));
+        let slots = <[u8]>::chunks_exact(data, FD).filter_map(number);
+        let descriptors = slots.filter_map(move |number| match kind {
+            libc::SCM_RIGHTS => (number >= 0).then_some(Item::Right(number)),
+            SCM_PIDFD if number < 0 => Some(Item::NoPidFd(number.saturating_neg())),
+            SCM_PIDFD => Some(Item::PidFd(number)),
+            _ => None,
+        });
+        let other = match kind {
+            libc::SCM_RIGHTS | SCM_PIDFD => None,
+            libc::SCM_CREDENTIALS => Some(credentials(data).map_or(Item::Other, Item::Credentials)),
+            _ => Some(Item::Other),
+        };
+        descriptors.chain(other)
     })
 }
 
-/// The descriptors that control data says were installed, each with the type of its block. A pidfd's slot can hold a
-/// negative error number instead (K22).
-fn installed(control: &[u8]) -> impl Iterator<Item = (i32, RawFd)> {
-    let descriptors = |&(level, kind, _): &(i32, i32, &[u8])| {
-        level == libc::SOL_SOCKET && (kind == libc::SCM_RIGHTS || kind == SCM_PIDFD)
-    };
-    let slots = |(_, kind, data)| <[u8]>::chunks_exact(data, FD).map(move |slot| (kind, slot));
-    let number = |(kind, slot): (i32, &[u8])| Some((kind, RawFd::from_ne_bytes(*slot.first_chunk()?)));
-    Blocks(control).filter(descriptors).flat_map(slots).filter_map(number).filter(|&(_, number)| number >= 0)
+fn credentials(data: &[u8]) -> Option<[u32; 3]> {
+    let number = |at: usize| Some(u32::from_ne_bytes(*data.get(at..)?.first_chunk()?));
+    Some([number(0)?, number(4)?, number(8)?])
 }
 
 /// Walks control data as the kernel leaves it: blocks of level, type and data, each at an aligned offset. A length
@@ -212,9 +324,10 @@ mod tests {
             block(HEADER + 7, SCM_PIDFD, &[9, 0, 0, 0, 9, 0, 0]),
         ]
         .concat();
-        let found: Vec<_> = installed(&control).collect();
-        let rights = libc::SCM_RIGHTS;
-        assert_eq!(found, [(rights, 0), (rights, 7), (rights, i32::MAX), (SCM_PIDFD, 9)]);
+        let found: Vec<_> = items(&control).collect();
+        let credentials = Item::Credentials([0x0101_0101; 3]);
+        let [zero, seven, most] = [0, 7, i32::MAX].map(Item::Right);
+        assert_eq!(found, [zero, seven, most, credentials, Item::NoPidFd(24), Item::PidFd(9)]);
     }
 
     #[test]

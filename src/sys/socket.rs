@@ -7,6 +7,10 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 /// (alpha, mips, parisc, sparc) are left to the check at receipt.
 const SO_PASSRIGHTS: libc::c_int = 83;
 
+/// SO_PASSPIDFD, since Linux 6.5 (include/uapi/asm-generic/socket.h); libc does not name it for every target. Parisc and sparc have
+/// numbers of their own.
+const SO_PASSPIDFD: libc::c_int = 76;
+
 /// Bytes of a C int, on every platform that Rust has a Linux target for.
 const INT: libc::socklen_t = 4;
 
@@ -26,11 +30,27 @@ pub(crate) fn refuse_descriptors(socket: BorrowedFd<'_>) -> io::Result<bool> {
     if cfg!(any(target_arch = "mips", target_arch = "mips64", target_arch = "sparc", target_arch = "sparc64")) {
         return Ok(false);
     }
-    match set(socket, SO_PASSRIGHTS, 0) {
-        Ok(()) => Ok(true),
-        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(false),
-        Err(error) => Err(error),
-    }
+    set_if_known(socket, SO_PASSRIGHTS, 0)
+}
+
+/// SO_PASSCRED: whether each message that is received comes with SCM_CREDENTIALS.
+pub(crate) fn pass_credentials(socket: BorrowedFd<'_>, on: bool) -> io::Result<()> {
+    set(socket, libc::SO_PASSCRED, on.into())
+}
+
+/// See [`pass_credentials`].
+pub(crate) fn passes_credentials(socket: BorrowedFd<'_>) -> bool {
+    get(socket, libc::SO_PASSCRED).is_ok_and(|value| value != 0)
+}
+
+/// SO_PASSPIDFD: whether each message that is received comes with SCM_PIDFD. Answers whether the kernel can (Linux 6.5).
+pub(crate) fn pass_pidfd(socket: BorrowedFd<'_>, on: bool) -> io::Result<bool> {
+    set_if_known(socket, SO_PASSPIDFD, on.into())
+}
+
+/// See [`pass_pidfd`].
+pub(crate) fn passes_pidfd(socket: BorrowedFd<'_>) -> bool {
+    get(socket, SO_PASSPIDFD).is_ok_and(|value| value != 0)
 }
 
 /// Whether the peer has closed its end, or shut down its sending side. Does not wait.
@@ -71,6 +91,14 @@ fn get(socket: BorrowedFd<'_>, option: libc::c_int) -> io::Result<libc::c_int> {
     let status =
         unsafe { libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, (&raw mut value).cast(), &mut len) };
     if status == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
+}
+
+fn set_if_known(socket: BorrowedFd<'_>, option: libc::c_int, value: libc::c_int) -> io::Result<bool> {
+    match set(socket, option, value) {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 fn set(socket: BorrowedFd<'_>, option: libc::c_int, value: libc::c_int) -> io::Result<()> {

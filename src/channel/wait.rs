@@ -1,0 +1,137 @@
+//! `[both]` How long a call waits: for its peer, and for the kernel.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{getsockopt, sockopt};
+use nix::sys::time::TimeValLike;
+
+use super::{Channel, os};
+use crate::error::ChannelError;
+
+/// How long a call waits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Wait {
+    /// As the socket says: O_NONBLOCK, SO_RCVTIMEO, SO_SNDTIMEO.
+    Socket,
+    /// The same, but congestion is answered at once.
+    Queue,
+    /// Whatever the socket says.
+    Until(Instant),
+    /// Not at all, whatever the socket says.
+    Not,
+}
+
+impl Wait {
+    pub(super) fn deadline(self) -> Option<Instant> {
+        match self {
+            Self::Until(deadline) => Some(deadline),
+            _ => None,
+        }
+    }
+
+    /// For the flags of sendmsg and recvmsg: whether the kernel waits.
+    fn flags(self) -> libc::c_int {
+        match self {
+            Self::Socket | Self::Queue => 0,
+            Self::Until(_) | Self::Not => libc::MSG_DONTWAIT,
+        }
+    }
+}
+
+/// The first and the longest time to wait for congestion to pass: the kernel does not tell when it has.
+const PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(64);
+
+impl Channel {
+    /// Receives, as often as it takes. `receive` is given flags for recvmsg.
+    pub(super) fn receiving<T>(
+        &self,
+        wait: Wait,
+        mut receive: impl FnMut(libc::c_int) -> io::Result<T>,
+    ) -> Result<T, ChannelError> {
+        loop {
+            match receive(wait.flags()).map_err(|error| self.error("recvmsg", wait, error)) {
+                Err(ChannelError::WouldBlock) if wait.deadline().is_some() => self.poll(wait, PollFlags::POLLIN)?,
+                result => return result,
+            }
+        }
+    }
+
+    /// Sends, as often as it takes. `send` is given flags for sendmsg.
+    pub(super) fn sending<T>(
+        &self,
+        wait: Wait,
+        mut send: impl FnMut(libc::c_int) -> io::Result<T>,
+    ) -> Result<T, ChannelError> {
+        let mut congestion = None;
+        loop {
+            match send(wait.flags()).map_err(|error| self.error("sendmsg", wait, error)) {
+                Err(ChannelError::WouldBlock) if wait.deadline().is_some() => self.poll(wait, PollFlags::POLLOUT)?,
+                Err(error @ ChannelError::Congested { .. }) => {
+                    let congestion = match &mut congestion {
+                        Some(congestion) => congestion,
+                        none => none.insert(Congestion { until: self.patience(wait)?, pause: PAUSE }),
+                    };
+                    if !congestion.pause() {
+                        return Err(error);
+                    }
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// Until when congestion is waited for; `None` is for ever.
+    fn patience(&self, wait: Wait) -> Result<Option<Instant>, ChannelError> {
+        match wait {
+            Wait::Until(deadline) => Ok(Some(deadline)),
+            Wait::Not | Wait::Queue => Ok(Some(Instant::now())),
+            Wait::Socket if self.status_flags()?.contains(OFlag::O_NONBLOCK) => Ok(Some(Instant::now())),
+            Wait::Socket => {
+                let timeout = getsockopt(&self.socket, sockopt::SendTimeout)
+                    .map_err(|errno| os("getsockopt(SO_SNDTIMEO)", errno.into()))?;
+                let timeout = u64::try_from(timeout.num_microseconds()).unwrap_or(0);
+                Ok((timeout != 0).then(|| Instant::now() + Duration::from_micros(timeout)))
+            }
+        }
+    }
+
+    /// Waits until the socket is ready, or the deadline has passed.
+    fn poll(&self, wait: Wait, events: PollFlags) -> Result<(), ChannelError> {
+        let remaining = wait.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if remaining == Some(Duration::ZERO) {
+            return Err(ChannelError::TimedOut);
+        }
+        // In milliseconds, rounded up; one that does not fit is asked for again.
+        let timeout = remaining.map_or(PollTimeout::NONE, |remaining| {
+            let milliseconds = remaining.as_nanos().div_ceil(1_000_000);
+            i32::try_from(milliseconds).ok().and_then(|ms| PollTimeout::try_from(ms).ok()).unwrap_or(PollTimeout::MAX)
+        });
+        match poll(&mut [PollFd::new(self.as_fd(), events)], timeout) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(errno) => Err(os("poll", errno.into())),
+        }
+    }
+}
+
+/// The kernel has no room for descriptors in flight, or no memory (K9).
+struct Congestion {
+    until: Option<Instant>,
+    pause: Duration,
+}
+
+impl Congestion {
+    /// Waits a while, each time longer. Answers whether there was time left.
+    fn pause(&mut self) -> bool {
+        let left = self.until.map_or(Duration::MAX, |until| until.saturating_duration_since(Instant::now()));
+        thread::sleep(left.min(self.pause));
+        self.pause = (2 * self.pause).min(LONGEST_PAUSE);
+        !left.is_zero()
+    }
+}
