@@ -182,7 +182,8 @@ pub(crate) fn recv(
             }
             Item::NoPidFd(errno) => {
                 received.unexpected |= !room.pidfd;
-                received.no_pidfd |= matches!(errno, libc::EMFILE | libc::ENFILE);
+                // A later piece of a stream's frame finds no room for a second one, of which there is no need.
+                received.no_pidfd |= arrived.pidfd.is_none() && matches!(errno, libc::EMFILE | libc::ENFILE);
             }
             Item::Credentials(numbers) => {
                 received.unexpected |= !room.credentials;
