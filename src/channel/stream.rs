@@ -73,10 +73,15 @@ impl Stream {
 #[derive(Default)]
 struct Outgoing {
     rest: Vec<u8>,
+    /// A frame was begun and given up: whatever came behind it would be taken for its rest.
+    ended: bool,
 }
 
 impl Outgoing {
     fn flush(&mut self, channel: &Channel, wait: Wait) -> Result<(), ChannelError> {
+        if self.ended {
+            return Err(ChannelError::Disconnected);
+        }
         let mut flushed = 0;
         let result = loop {
             if flushed == self.rest.len() {
@@ -105,7 +110,10 @@ impl Outgoing {
                     bytes = &bytes[sent.saturating_sub(header.len())..];
                     header = &header[sent.min(header.len())..];
                 }
-                Err(ChannelError::Disconnected) => return Err(ChannelError::Disconnected),
+                Err(ChannelError::Disconnected) => {
+                    self.ended = true;
+                    return Err(ChannelError::Disconnected);
+                }
                 Err(_) => {
                     self.rest.extend_from_slice(header);
                     self.rest.extend_from_slice(bytes);
@@ -149,9 +157,10 @@ impl Incoming {
         let mut bytes = [0; 4096];
         while self.skip > 0 {
             let most = self.skip.min(bytes.len());
-            let (received, _) = fill(channel, wait, 0, &mut bytes[..most], &mut packet.arrived)
-                .inspect_err(|error| self.forget_if_ended(error))?;
-            self.skip -= received;
+            match fill(channel, wait, 0, &mut bytes[..most], &mut packet.arrived)? {
+                Some((len, _)) => self.skip -= len,
+                None => return Err(self.end()),
+            }
             packet.arrived.clear();
         }
         Ok(())
@@ -164,10 +173,11 @@ impl Incoming {
         self.resume(packet);
         while self.known < HEADER {
             match fill(channel, wait, budget, &mut self.header[self.known..], &mut packet.arrived) {
-                Ok((len, loss)) => {
+                Ok(Some((len, loss))) => {
                     self.known += len;
                     self.loss = self.loss.or(loss);
                 }
+                Ok(None) => return Err(self.end()),
                 Err(error) => return Err(self.suspend(0, packet, error)),
             }
         }
@@ -184,10 +194,11 @@ impl Incoming {
             // What a call that gave up has begun in `body` is finished there, so that each byte is copied once at most.
             let buffer = if self.body.is_empty() { &mut packet.buffer[..length] } else { &mut self.body[..] };
             match fill(channel, wait, budget, &mut buffer[self.filled..], &mut packet.arrived) {
-                Ok((len, loss)) => {
+                Ok(Some((len, loss))) => {
                     self.filled += len;
                     self.loss = self.loss.or(loss);
                 }
+                Ok(None) => return Err(self.end()),
                 Err(error) => return Err(self.suspend(length, packet, error)),
             }
         }
@@ -227,31 +238,26 @@ impl Incoming {
         self.fds.append(&mut packet.arrived.fds);
         self.credentials = packet.arrived.credentials.take();
         self.pidfd = packet.arrived.pidfd.take();
-        self.forget_if_ended(&error);
         error
     }
 
-    /// No later call goes on with a frame whose sender is gone: each says that it is.
-    fn forget_if_ended(&mut self, error: &ChannelError) {
-        if matches!(error, ChannelError::Disconnected) {
-            *self = Self::default();
-        }
+    /// The stream has ended: no later call goes on with a frame whose sender is gone. An errno alone does not say so.
+    fn end(&mut self) -> ChannelError {
+        *self = Self::default();
+        ChannelError::Disconnected
     }
 }
 
-/// One receive, of not more than `bytes`, with not more descriptors in all than the budget. Answers the number of bytes,
-/// which is never 0: the end of the stream is an error.
+/// One receive, of not more than `bytes`, with not more descriptors in all than the budget. Answers the number of bytes, or
+/// `None` at the end of the stream.
 fn fill(
     channel: &Channel,
     wait: Wait,
     budget: usize,
     bytes: &mut [u8],
     arrived: &mut Arrived,
-) -> Result<(usize, Option<Loss>), ChannelError> {
+) -> Result<Option<(usize, Option<Loss>)>, ChannelError> {
     let room = budget.saturating_sub(arrived.fds.len());
     let received = channel.receive_part(wait, bytes, arrived, room)?;
-    if received.len == 0 {
-        return Err(ChannelError::Disconnected);
-    }
-    Ok((received.len, Loss::of(&received, arrived.fds.len(), budget)))
+    Ok((received.len > 0).then(|| (received.len, Loss::of(&received, arrived.fds.len(), budget))))
 }
