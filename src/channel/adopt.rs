@@ -3,17 +3,15 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-
 use super::peer::SenderOptions;
 use super::{Channel, Kind};
 use crate::error::ChannelError;
-use crate::sys::socket;
+use crate::sys::{platform, socket};
 
 impl Channel {
     fn adopt(socket: OwnedFd, kind: Kind) -> Self {
-        // Cannot fail on an open descriptor.
-        let _ = fcntl(&socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
+        platform::close_on_exec(&socket);
+        platform::prepare(&socket);
         let sender = SenderOptions::of(socket.as_fd());
         Self { sender, ..Self::over(socket, kind) }
     }

@@ -19,12 +19,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
+use nix::sys::socket::{AddressFamily, SockType, setsockopt, socketpair, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use crate::error::ChannelError;
 use crate::sys::scm::{self, Arrived, Received, Room};
-use crate::sys::socket;
+use crate::sys::{platform, socket};
 use peer::SenderOptions;
 use stream::Stream;
 pub(crate) use wait::Wait;
@@ -93,12 +93,13 @@ enum Framing {
 }
 
 impl Channel {
-    /// Two connected ends, of [`Kind::SeqPacket`]. Both are close-on-exec.
+    /// Two connected ends, of [`Kind::SeqPacket`], or of [`Kind::Stream`] where there is no such thing (macOS). Both are
+    /// close-on-exec.
     ///
     /// # Errors
     /// [`ChannelError::Os`]: socketpair(2) failed, for want of descriptors or memory.
     pub fn pair() -> Result<(Self, Self), ChannelError> {
-        Self::pair_of(Kind::SeqPacket)
+        Self::pair_of(if platform::HAS_SEQPACKET { Kind::SeqPacket } else { Kind::Stream })
     }
 
     /// Two connected ends of another kind.
@@ -111,8 +112,10 @@ impl Channel {
             Kind::Stream => SockType::Stream,
             Kind::Datagram => SockType::Datagram,
         };
-        let (one, other) = socketpair(AddressFamily::Unix, socket_type, None, SockFlag::SOCK_CLOEXEC)
+        let (one, other) = socketpair(AddressFamily::Unix, socket_type, None, platform::SOCKET_FLAGS)
             .map_err(|errno| os("socketpair", errno.into()))?;
+        platform::prepare(&one);
+        platform::prepare(&other);
         Ok((Self::over(one, kind), Self::over(other, kind)))
     }
 
@@ -289,9 +292,10 @@ impl Channel {
             return Err(ChannelError::Empty);
         }
         match &self.framing {
-            Framing::Kernel { .. } => {
+            Framing::Kernel { hangs_up } => {
                 let bytes = [IoSlice::new(bytes)];
-                self.sending(wait, |flags| scm::send(self.as_fd(), &bytes, fds.clone(), flags)).map(drop)
+                let end = if *hangs_up { platform::SEQPACKET_FLAGS } else { 0 };
+                self.sending(wait, |flags| scm::send(self.as_fd(), &bytes, fds.clone(), flags | end)).map(drop)
             }
             Framing::Stream(stream) => stream.send(self, wait, bytes, fds),
         }
@@ -404,7 +408,7 @@ impl Channel {
                 _ => ChannelError::WouldBlock,
             },
             Some(libc::EMSGSIZE) => ChannelError::TooLarge,
-            Some(libc::ETOOMANYREFS | libc::ENOBUFS | libc::ENOMEM) => ChannelError::Congested { call, source },
+            Some(errno) if platform::is_congestion(errno) => ChannelError::Congested { call, source },
             _ => os(call, source),
         }
     }

@@ -3,6 +3,8 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use super::platform;
+
 /// SO_PASSRIGHTS, since Linux 6.16 (include/uapi/asm-generic/socket.h). The architectures with numbers of their own
 /// (alpha, mips, parisc, sparc) are left to the check at receipt.
 const SO_PASSRIGHTS: libc::c_int = 83;
@@ -55,12 +57,12 @@ pub(crate) fn passes_pidfd(socket: BorrowedFd<'_>) -> bool {
 
 /// Whether the peer has closed its end, or shut down its sending side. Does not wait.
 pub(crate) fn is_hung_up(socket: BorrowedFd<'_>) -> io::Result<bool> {
-    let mut event = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
+    let mut event = libc::pollfd { fd: socket.as_raw_fd(), events: platform::HANG_UP, revents: 0 };
     loop {
         // SAFETY: points to one pollfd, exclusively borrowed, and says that it is one.
         let status = unsafe { libc::poll(&raw mut event, 1, 0) };
         if status >= 0 {
-            return Ok(event.revents & (libc::POLLRDHUP | libc::POLLHUP) != 0);
+            return Ok(event.revents & (platform::HANG_UP | libc::POLLHUP) != 0);
         }
         let error = io::Error::last_os_error();
         if error.kind() != io::ErrorKind::Interrupted {
