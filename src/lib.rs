@@ -43,3 +43,7 @@ pub use error::{ChannelError, ClientError, Fault, LockdownError, PolicyError, Sp
 pub use policy::{Policy, Rule};
 pub use sandbox::{Enforced, Layer, Sandbox, Step, Worker, lockdown};
 pub use split::{Split, split};
+
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use sys::scm::parse_control_data;

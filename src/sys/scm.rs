@@ -233,6 +233,18 @@ fn items(control: &[u8]) -> impl Iterator<Item = Item> {
     })
 }
 
+/// What a fuzz target sees of control data: the numbers of descriptors, and whether there were credentials.
+#[cfg(fuzzing)]
+#[must_use]
+pub fn parse_control_data(control: &[u8]) -> (Vec<RawFd>, bool) {
+    let descriptor = |item| match item {
+        Item::Right(number) | Item::PidFd(number) => Some(number),
+        _ => None,
+    };
+    let credentials = items(control).any(|item| matches!(item, Item::Credentials(_)));
+    (items(control).filter_map(descriptor).collect(), credentials)
+}
+
 fn credentials(data: &[u8]) -> Option<[u32; 3]> {
     Some([four(data, 0)?, four(data, 4)?, four(data, 8)?].map(u32::from_ne_bytes))
 }
