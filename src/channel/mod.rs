@@ -4,6 +4,7 @@ mod packet;
 mod peer;
 mod sendfd;
 mod stream;
+pub mod typed;
 
 pub use packet::Packet;
 pub use peer::{Credentials, PidFd};

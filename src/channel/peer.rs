@@ -23,7 +23,6 @@ pub struct Credentials {
 pub struct PidFd(OwnedFd);
 
 impl PidFd {
-    #[expect(dead_code)]
     pub(crate) fn from_kernel(fd: OwnedFd) -> Self {
         Self(fd)
     }
