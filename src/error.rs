@@ -4,6 +4,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::channel::typed::Found;
 use crate::sandbox::Step;
 use crate::wire::path::PathError;
 use crate::wire::{Malformed, Refusal};
@@ -102,6 +103,51 @@ impl ChannelError {
             Self::Unsupported { .. } => io::ErrorKind::Unsupported,
             Self::Unfinished => io::ErrorKind::Other,
             _ => io::ErrorKind::InvalidData,
+        }
+    }
+}
+
+/// Why descriptors were not what they were to be taken for (module [`typed`](crate::typed)). All of them are closed,
+/// the right ones too: the sender and the receiver do not mean the same message.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TakeError {
+    /// More or fewer descriptors than were asked for.
+    #[error("{found} descriptors are there where {expected} are expected; all were closed")]
+    WrongCount {
+        /// How many were asked for.
+        expected: usize,
+        /// How many there were.
+        found: usize,
+    },
+    /// One of the descriptors is of another kind.
+    #[error("descriptor {position} is {found}, where {expected} is expected; all were closed")]
+    WrongKind {
+        /// Which one, from 0.
+        position: usize,
+        /// What was asked for, in words.
+        expected: &'static str,
+        /// What it is.
+        found: Found,
+    },
+    /// The kernel did not say what the descriptor is: ENOSYS or EPERM where a system-call filter forbids to ask, EMFILE
+    /// where a check needs a free descriptor.
+    #[error("descriptor {position} was to be {expected}, but the kernel does not tell: {source}; all were closed")]
+    Os {
+        /// Which one, from 0.
+        position: usize,
+        /// What was asked for, in words.
+        expected: &'static str,
+        /// The errno.
+        source: io::Error,
+    },
+}
+
+impl From<TakeError> for io::Error {
+    fn from(error: TakeError) -> Self {
+        match error {
+            TakeError::Os { source, .. } => source,
+            error => Self::new(io::ErrorKind::InvalidData, error),
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::error::ChannelError;
 use crate::sys::{platform, socket};
 
 impl Channel {
-    fn adopt(socket: OwnedFd, kind: Kind) -> Self {
+    pub(super) fn adopt(socket: OwnedFd, kind: Kind) -> Self {
         platform::close_on_exec(&socket);
         platform::prepare(&socket);
         let sender = SenderOptions::of(socket.as_fd());

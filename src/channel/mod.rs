@@ -8,6 +8,7 @@ mod peer;
 pub mod raw;
 mod sendfd;
 mod stream;
+pub mod typed;
 mod wait;
 
 pub use packet::Packet;

@@ -26,6 +26,16 @@ pub(crate) fn kind(socket: BorrowedFd<'_>) -> io::Result<libc::c_int> {
     get(socket, libc::SO_TYPE)
 }
 
+/// The socket's protocol (SO_PROTOCOL): 0 where the family has only one.
+pub(crate) fn protocol(socket: BorrowedFd<'_>) -> io::Result<libc::c_int> {
+    get(socket, libc::SO_PROTOCOL)
+}
+
+/// Whether listen(2) was called on the socket (SO_ACCEPTCONN).
+pub(crate) fn is_listening(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    get(socket, libc::SO_ACCEPTCONN).map(|value| value != 0)
+}
+
 /// Asks the kernel to refuse every message to this socket that carries descriptors: its sender gets EPERM (K18, K29).
 /// Answers whether the kernel can (Linux 6.16).
 pub(crate) fn refuse_descriptors(socket: BorrowedFd<'_>) -> io::Result<bool> {
