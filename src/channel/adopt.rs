@@ -25,7 +25,7 @@ impl TryFrom<OwnedFd> for Channel {
     /// # Errors
     /// [`ChannelError::NotASocket`]; the descriptor is closed.
     fn try_from(fd: OwnedFd) -> Result<Self, ChannelError> {
-        let domain = socket::domain(fd.as_fd()).map_err(|_| ChannelError::NotASocket)?;
+        let domain = platform::domain(fd.as_fd()).map_err(|_| ChannelError::NotASocket)?;
         let kind = match socket::kind(fd.as_fd()) {
             Ok(libc::SOCK_SEQPACKET) => Kind::SeqPacket,
             Ok(libc::SOCK_STREAM) => Kind::Stream,

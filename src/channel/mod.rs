@@ -198,21 +198,24 @@ impl Channel {
     /// [`ChannelError::Os`]: setsockopt(2) failed.
     pub fn refuse_descriptors(&mut self) -> Result<bool, ChannelError> {
         self.max_fds = 0;
-        socket::refuse_descriptors(self.as_fd()).map_err(|error| os("setsockopt(SO_PASSRIGHTS)", error))
+        platform::refuse_descriptors(self.as_fd()).map_err(|error| os("setsockopt(SO_PASSRIGHTS)", error))
     }
 
     /// Bounds what can wait in the peer's queue, and with it the descriptors in flight that the kernel counts against
     /// this user (K9).
+    #[cfg(target_os = "linux")]
     pub(crate) fn set_send_buffer(&self, bytes: usize) -> Result<(), ChannelError> {
         setsockopt(&self.socket, sockopt::SndBuf, &bytes).map_err(|errno| os("setsockopt(SO_SNDBUF)", errno.into()))
     }
 
     /// Whether the peer has not received everything that was sent to it.
+    #[cfg(target_os = "linux")]
     pub(crate) fn has_unread(&self) -> Result<bool, ChannelError> {
         socket::has_unread(self.as_fd()).map_err(|error| os("ioctl(SIOCOUTQ)", error))
     }
 
     /// Ends the traffic in both directions: whoever waits on either end is told of a hang-up.
+    #[cfg(target_os = "linux")]
     pub(crate) fn shut_down(&self) {
         let _ = nix::sys::socket::shutdown(self.socket.as_raw_fd(), nix::sys::socket::Shutdown::Both);
     }

@@ -4,8 +4,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::{Channel, os};
 use crate::error::ChannelError;
+use crate::sys::platform;
 use crate::sys::scm::Arrived;
-use crate::sys::socket;
 
 /// A process, by the numbers that the kernel vouches for. They cannot be forged, but they are as the kernel translates them
 /// for this process: an id that its user namespace does not map is 65534.
@@ -62,7 +62,7 @@ pub(super) struct SenderOptions {
 impl SenderOptions {
     /// Those that are set on a socket.
     pub(super) fn of(socket: BorrowedFd<'_>) -> Self {
-        Self { credentials: socket::passes_credentials(socket), pidfd: socket::passes_pidfd(socket) }
+        Self { credentials: platform::passes_credentials(socket), pidfd: platform::passes_pidfd(socket) }
     }
 }
 
@@ -76,9 +76,11 @@ impl Channel {
     /// [`ChannelError::UnexpectedControlData`] instead of descriptors.
     ///
     /// # Errors
-    /// [`ChannelError::Os`]: setsockopt(2) failed.
+    /// [`ChannelError::Unsupported`]: this is not Linux. [`ChannelError::Os`]: setsockopt(2) failed.
     pub fn set_sender_credentials(&mut self, on: bool) -> Result<(), ChannelError> {
-        socket::pass_credentials(self.as_fd(), on).map_err(|error| os("setsockopt(SO_PASSCRED)", error))?;
+        if !platform::pass_credentials(self.as_fd(), on).map_err(|error| os("setsockopt(SO_PASSCRED)", error))? && on {
+            return Err(ChannelError::Unsupported { what: "credentials with each message (SO_PASSCRED, Linux)" });
+        }
         self.sender.credentials = on;
         Ok(())
     }
@@ -91,7 +93,7 @@ impl Channel {
     /// # Errors
     /// [`ChannelError::Unsupported`]: the kernel is older. [`ChannelError::Os`]: setsockopt(2) failed.
     pub fn set_sender_pidfd(&mut self, on: bool) -> Result<(), ChannelError> {
-        if !socket::pass_pidfd(self.as_fd(), on).map_err(|error| os("setsockopt(SO_PASSPIDFD)", error))? && on {
+        if !platform::pass_pidfd(self.as_fd(), on).map_err(|error| os("setsockopt(SO_PASSPIDFD)", error))? && on {
             return Err(ChannelError::Unsupported { what: "a pidfd with each message (SO_PASSPIDFD, Linux 6.5)" });
         }
         self.sender.pidfd = on;

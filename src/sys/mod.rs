@@ -5,6 +5,7 @@
 
 #[cfg(target_os = "linux")]
 pub(crate) mod child;
+#[cfg(target_os = "linux")]
 pub(crate) mod descriptor;
 pub(crate) mod platform;
 pub(crate) mod scm;

@@ -5,13 +5,16 @@
 
 use std::io;
 use std::mem::offset_of;
-use std::os::fd::OwnedFd;
+#[cfg(target_vendor = "apple")]
+use std::os::fd::AsFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use libc::c_int;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::SockFlag;
 
 use super::scm::Room;
+use super::socket;
 
 /// Whether UNIX sockets can be SOCK_SEQPACKET. XNU's uipc_proto.c has STREAM and DGRAM only.
 pub(crate) const HAS_SEQPACKET: bool = cfg!(not(target_vendor = "apple"));
@@ -95,7 +98,7 @@ pub(crate) fn prepare(socket: &OwnedFd) {
     #[cfg(target_vendor = "apple")]
     {
         // setsockopt(2) of macOS.
-        let _ = nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::NoSigPipe, &true);
+        let _ = socket::set(socket.as_fd(), libc::SO_NOSIGPIPE, 1);
         close_on_exec(socket);
     }
     let _ = socket;
@@ -126,3 +129,96 @@ pub(crate) fn is_congestion(errno: c_int) -> bool {
 pub(super) const HANG_UP: libc::c_short = libc::POLLRDHUP;
 #[cfg(not(target_os = "linux"))]
 pub(super) const HANG_UP: libc::c_short = 0;
+
+/// O_PATH of open(2): Linux, and FreeBSD since 13. Elsewhere no flag.
+#[cfg(any(target_os = "linux", target_os = "freebsd"))]
+pub(crate) const O_PATH: c_int = libc::O_PATH;
+#[cfg(not(any(target_os = "linux", target_os = "freebsd")))]
+pub(crate) const O_PATH: c_int = 0;
+
+/// IPPROTO_MPTCP, which is Linux's (include/uapi/linux/in.h).
+pub(crate) const MPTCP: c_int = 262;
+
+/// The socket's address family (SO_DOMAIN; getsockname(2) where there is no such option). ENOTSOCK when it is no socket.
+#[cfg(target_os = "linux")]
+pub(crate) fn domain(socket: BorrowedFd<'_>) -> io::Result<c_int> {
+    socket::get(socket, libc::SO_DOMAIN)
+}
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn domain(socket: BorrowedFd<'_>) -> io::Result<c_int> {
+    use nix::sys::socket::{SockaddrLike, SockaddrStorage, getsockname};
+    use std::os::fd::AsRawFd;
+    let address: SockaddrStorage = getsockname(socket.as_raw_fd())?;
+    Ok(address.family().map_or(libc::AF_UNSPEC, |family| family as c_int))
+}
+
+/// The socket's protocol (SO_PROTOCOL): 0 where the family has only one. macOS and NetBSD have no such option (getsockopt(2)): the
+/// answer is the usual protocol of the socket's type.
+#[cfg(any(target_os = "linux", target_os = "freebsd", target_os = "openbsd"))]
+pub(crate) fn protocol(socket: BorrowedFd<'_>) -> io::Result<c_int> {
+    socket::get(socket, libc::SO_PROTOCOL)
+}
+#[cfg(not(any(target_os = "linux", target_os = "freebsd", target_os = "openbsd")))]
+pub(crate) fn protocol(socket: BorrowedFd<'_>) -> io::Result<c_int> {
+    Ok(match (domain(socket)?, socket::kind(socket)?) {
+        (libc::AF_UNIX, _) => 0,
+        (_, libc::SOCK_STREAM) => libc::IPPROTO_TCP,
+        (_, libc::SOCK_DGRAM) => libc::IPPROTO_UDP,
+        _ => 0,
+    })
+}
+
+/// Asks the kernel to refuse every message to this socket that carries descriptors: its sender gets EPERM (K18, K29).
+/// Answers whether the kernel can: Linux 6.16 (SO_PASSRIGHTS, include/uapi/asm-generic/socket.h). The architectures with
+/// numbers of their own (mips, sparc) are left to the check at receipt.
+pub(crate) fn refuse_descriptors(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    const SO_PASSRIGHTS: c_int = 83;
+    if !GENERIC_NUMBERS {
+        return Ok(false);
+    }
+    socket::set_if_known(socket, SO_PASSRIGHTS, 0)
+}
+
+/// Whether socket options have the numbers of include/uapi/asm-generic/socket.h.
+const GENERIC_NUMBERS: bool = cfg!(target_os = "linux")
+    && cfg!(not(any(target_arch = "mips", target_arch = "mips64", target_arch = "sparc", target_arch = "sparc64")));
+
+/// SO_PASSCRED of Linux. The BSDs have other things of the kind, which are not used here.
+#[cfg(target_os = "linux")]
+const SO_PASSCRED: Option<c_int> = Some(libc::SO_PASSCRED);
+#[cfg(not(target_os = "linux"))]
+const SO_PASSCRED: Option<c_int> = None;
+
+/// Whether each message that is received comes with SCM_CREDENTIALS. Answers whether the kernel can.
+pub(crate) fn pass_credentials(socket: BorrowedFd<'_>, on: bool) -> io::Result<bool> {
+    SO_PASSCRED.map_or(Ok(false), |option| socket::set_if_known(socket, option, on.into()))
+}
+
+/// See [`pass_credentials`].
+pub(crate) fn passes_credentials(socket: BorrowedFd<'_>) -> bool {
+    SO_PASSCRED.is_some_and(|option| socket::get(socket, option).is_ok_and(|value| value != 0))
+}
+
+/// SO_PASSPIDFD (include/uapi/asm-generic/socket.h); libc does not name it for every target.
+const SO_PASSPIDFD: c_int = 76;
+
+/// Whether each message that is received comes with SCM_PIDFD. Answers whether the kernel can: Linux 6.5 (SO_PASSPIDFD).
+pub(crate) fn pass_pidfd(socket: BorrowedFd<'_>, on: bool) -> io::Result<bool> {
+    if !GENERIC_NUMBERS {
+        return Ok(false);
+    }
+    socket::set_if_known(socket, SO_PASSPIDFD, on.into())
+}
+
+/// See [`pass_pidfd`].
+pub(crate) fn passes_pidfd(socket: BorrowedFd<'_>) -> bool {
+    GENERIC_NUMBERS && socket::get(socket, SO_PASSPIDFD).is_ok_and(|value| value != 0)
+}
+
+/// The file type of what a descriptor is open on (the bits of S_IFMT). Does not wait on Linux; elsewhere a file server may be asked.
+pub(crate) fn file_type(fd: BorrowedFd<'_>) -> io::Result<libc::mode_t> {
+    #[cfg(target_os = "linux")]
+    return Ok(super::descriptor::status(fd)?.file_type);
+    #[cfg(not(target_os = "linux"))]
+    return Ok(nix::sys::stat::fstat(fd)?.st_mode & libc::S_IFMT);
+}

@@ -5,64 +5,17 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::platform;
 
-/// SO_PASSRIGHTS, since Linux 6.16 (include/uapi/asm-generic/socket.h). The architectures with numbers of their own
-/// (alpha, mips, parisc, sparc) are left to the check at receipt.
-const SO_PASSRIGHTS: libc::c_int = 83;
-
-/// SO_PASSPIDFD, since Linux 6.5 (include/uapi/asm-generic/socket.h); libc does not name it for every target. Parisc and sparc have
-/// numbers of their own.
-const SO_PASSPIDFD: libc::c_int = 76;
-
 /// Bytes of a C int, on every platform that Rust has a Linux target for.
 const INT: libc::socklen_t = 4;
-
-/// The socket's address family (SO_DOMAIN). ENOTSOCK when it is no socket.
-pub(crate) fn domain(socket: BorrowedFd<'_>) -> io::Result<libc::c_int> {
-    get(socket, libc::SO_DOMAIN)
-}
 
 /// The socket's type (SO_TYPE).
 pub(crate) fn kind(socket: BorrowedFd<'_>) -> io::Result<libc::c_int> {
     get(socket, libc::SO_TYPE)
 }
 
-/// The socket's protocol (SO_PROTOCOL): 0 where the family has only one.
-pub(crate) fn protocol(socket: BorrowedFd<'_>) -> io::Result<libc::c_int> {
-    get(socket, libc::SO_PROTOCOL)
-}
-
 /// Whether listen(2) was called on the socket (SO_ACCEPTCONN).
 pub(crate) fn is_listening(socket: BorrowedFd<'_>) -> io::Result<bool> {
     get(socket, libc::SO_ACCEPTCONN).map(|value| value != 0)
-}
-
-/// Asks the kernel to refuse every message to this socket that carries descriptors: its sender gets EPERM (K18, K29).
-/// Answers whether the kernel can (Linux 6.16).
-pub(crate) fn refuse_descriptors(socket: BorrowedFd<'_>) -> io::Result<bool> {
-    if cfg!(any(target_arch = "mips", target_arch = "mips64", target_arch = "sparc", target_arch = "sparc64")) {
-        return Ok(false);
-    }
-    set_if_known(socket, SO_PASSRIGHTS, 0)
-}
-
-/// SO_PASSCRED: whether each message that is received comes with SCM_CREDENTIALS.
-pub(crate) fn pass_credentials(socket: BorrowedFd<'_>, on: bool) -> io::Result<()> {
-    set(socket, libc::SO_PASSCRED, on.into())
-}
-
-/// See [`pass_credentials`].
-pub(crate) fn passes_credentials(socket: BorrowedFd<'_>) -> bool {
-    get(socket, libc::SO_PASSCRED).is_ok_and(|value| value != 0)
-}
-
-/// SO_PASSPIDFD: whether each message that is received comes with SCM_PIDFD. Answers whether the kernel can (Linux 6.5).
-pub(crate) fn pass_pidfd(socket: BorrowedFd<'_>, on: bool) -> io::Result<bool> {
-    set_if_known(socket, SO_PASSPIDFD, on.into())
-}
-
-/// See [`pass_pidfd`].
-pub(crate) fn passes_pidfd(socket: BorrowedFd<'_>) -> bool {
-    get(socket, SO_PASSPIDFD).is_ok_and(|value| value != 0)
 }
 
 /// Whether the peer has closed its end, or shut down its sending side. Does not wait.
@@ -82,6 +35,7 @@ pub(crate) fn is_hung_up(socket: BorrowedFd<'_>) -> io::Result<bool> {
 }
 
 /// Whether something that was sent through this socket has not been received (SIOCOUTQ, which has TIOCOUTQ's number).
+#[cfg(target_os = "linux")]
 pub(crate) fn has_unread(socket: BorrowedFd<'_>) -> io::Result<bool> {
     let mut bytes: libc::c_int = 0;
     // SAFETY: the kernel writes one c_int, which is exclusively borrowed.
@@ -90,13 +44,14 @@ pub(crate) fn has_unread(socket: BorrowedFd<'_>) -> io::Result<bool> {
 }
 
 /// listen(2), with any backlog: nix refuses one over libc's SOMAXCONN, where the kernel cuts it to `net.core.somaxconn`.
+#[cfg(target_os = "linux")]
 pub(crate) fn listen(socket: BorrowedFd<'_>, backlog: libc::c_int) -> io::Result<()> {
     // SAFETY: takes numbers.
     let status = unsafe { libc::listen(socket.as_raw_fd(), backlog) };
     if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-fn get(socket: BorrowedFd<'_>, option: libc::c_int) -> io::Result<libc::c_int> {
+pub(super) fn get(socket: BorrowedFd<'_>, option: libc::c_int) -> io::Result<libc::c_int> {
     let mut value: libc::c_int = 0;
     let mut len = INT;
     // SAFETY: the kernel writes at most `len` bytes, the size of `value`, and any bytes are a c_int.
@@ -105,7 +60,7 @@ fn get(socket: BorrowedFd<'_>, option: libc::c_int) -> io::Result<libc::c_int> {
     if status == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
 }
 
-fn set_if_known(socket: BorrowedFd<'_>, option: libc::c_int, value: libc::c_int) -> io::Result<bool> {
+pub(super) fn set_if_known(socket: BorrowedFd<'_>, option: libc::c_int, value: libc::c_int) -> io::Result<bool> {
     match set(socket, option, value) {
         Ok(()) => Ok(true),
         Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(false),
@@ -113,7 +68,7 @@ fn set_if_known(socket: BorrowedFd<'_>, option: libc::c_int, value: libc::c_int)
     }
 }
 
-fn set(socket: BorrowedFd<'_>, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+pub(super) fn set(socket: BorrowedFd<'_>, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
     // SAFETY: the kernel reads as many bytes as `value` has.
     let status =
         unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, (&raw const value).cast(), INT) };

@@ -4,11 +4,15 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
+#[cfg(target_os = "linux")]
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 
+#[cfg(target_os = "linux")]
 use super::memfd::{self, Seals};
-use crate::sys::{descriptor, socket};
+#[cfg(target_os = "linux")]
+use crate::sys::descriptor;
+use crate::sys::{platform, socket};
 
 /// A descriptor to ask questions about. Each method asks the kernel, each time, and none of them waits, reads or
 /// changes anything. For questions that are not here, [`as_fd`](AsFd::as_fd) gives the descriptor.
@@ -139,7 +143,7 @@ impl<'a> Descriptor<'a> {
     /// # Errors
     /// Of statx(2).
     pub fn file_type(&self) -> io::Result<FileType> {
-        Ok(match descriptor::status(self.fd)?.file_type {
+        Ok(match platform::file_type(self.fd)? {
             libc::S_IFREG => FileType::Regular,
             libc::S_IFDIR => FileType::Directory,
             libc::S_IFIFO => FileType::Fifo,
@@ -157,7 +161,7 @@ impl<'a> Descriptor<'a> {
     /// Of fcntl(2) (F_GETFL).
     pub fn access(&self) -> io::Result<Access> {
         let flags = fcntl(self.fd, FcntlArg::F_GETFL)?;
-        if flags & libc::O_PATH != 0 {
+        if flags & platform::O_PATH != 0 {
             return Ok(Access::Path);
         }
         Ok(match flags & libc::O_ACCMODE {
@@ -173,7 +177,7 @@ impl<'a> Descriptor<'a> {
     /// # Errors
     /// Of getsockopt(2).
     pub fn socket(&self) -> io::Result<Option<Socket>> {
-        let domain = match socket::domain(self.fd) {
+        let domain = match platform::domain(self.fd) {
             // EBADF: an O_PATH descriptor.
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTSOCK | libc::EBADF)) => return Ok(None),
             domain => domain?,
@@ -191,9 +195,9 @@ impl<'a> Descriptor<'a> {
                 libc::SOCK_SEQPACKET => SocketType::SeqPacket,
                 other => SocketType::Other(other),
             },
-            protocol: match socket::protocol(self.fd)? {
+            protocol: match platform::protocol(self.fd)? {
                 libc::IPPROTO_TCP => Protocol::Tcp,
-                libc::IPPROTO_MPTCP => Protocol::Mptcp,
+                platform::MPTCP => Protocol::Mptcp,
                 libc::IPPROTO_UDP => Protocol::Udp,
                 other => Protocol::Other(other),
             },
@@ -207,6 +211,7 @@ impl<'a> Descriptor<'a> {
     ///
     /// # Errors
     /// Of fcntl(2) (F_GET_SEALS).
+    #[cfg(target_os = "linux")]
     pub fn seals(&self) -> io::Result<Option<i32>> {
         match fcntl(self.fd, FcntlArg::F_GET_SEALS) {
             // EBADF: an O_PATH descriptor.
@@ -220,6 +225,7 @@ impl<'a> Descriptor<'a> {
     ///
     /// # Errors
     /// Of fcntl(2); where the seals do not settle it, of statx(2) and memfd_create(2), which needs a free descriptor.
+    #[cfg(target_os = "linux")]
     pub fn is_memfd(&self) -> io::Result<bool> {
         match self.seals()? {
             Some(seals) => memfd::is_memfd(self.fd, seals),
@@ -232,6 +238,7 @@ impl<'a> Descriptor<'a> {
     ///
     /// # Errors
     /// Of waitid(2): ENOSYS or EPERM by a system-call filter, EINVAL before Linux 5.4.
+    #[cfg(target_os = "linux")]
     pub fn is_pidfd(&self) -> io::Result<bool> {
         descriptor::is_pidfd(self.fd)
     }
@@ -242,14 +249,14 @@ impl<'a> Descriptor<'a> {
     /// Of statx(2), fcntl(2) or getsockopt(2). What only a filter or a full descriptor table keeps from being known
     /// (memfd, pidfd) is left out instead.
     pub fn describe(&self) -> io::Result<Found> {
-        let seals = self.seals().ok().flatten();
-        Ok(Found {
-            file_type: self.file_type()?,
-            access: self.access()?,
-            socket: self.socket()?,
-            memfd: seals.filter(|_| self.is_memfd().unwrap_or(false)),
-            pidfd: self.is_pidfd().unwrap_or(false),
-        })
+        #[cfg(target_os = "linux")]
+        let (memfd, pidfd) = {
+            let seals = self.seals().ok().flatten();
+            (seals.filter(|_| self.is_memfd().unwrap_or(false)), self.is_pidfd().unwrap_or(false))
+        };
+        #[cfg(not(target_os = "linux"))]
+        let (memfd, pidfd) = (None, false);
+        Ok(Found { file_type: self.file_type()?, access: self.access()?, socket: self.socket()?, memfd, pidfd })
     }
 }
 
@@ -264,6 +271,7 @@ impl fmt::Display for Found {
         match self {
             Self { access: Access::Path, file_type, .. } => write!(f, "an O_PATH descriptor of {file_type}"),
             Self { socket: Some(socket), .. } => socket.fmt(f),
+            #[cfg(target_os = "linux")]
             Self { memfd: Some(seals), access, .. } => write!(f, "a memfd with {}, open for {access}", Seals(*seals)),
             Self { pidfd: true, .. } => f.write_str("a pidfd"),
             Self { file_type: FileType::Anonymous, .. } => FileType::Anonymous.fmt(f),
@@ -349,7 +357,7 @@ impl Protocol {
     fn number(self) -> i32 {
         match self {
             Self::Tcp => libc::IPPROTO_TCP,
-            Self::Mptcp => libc::IPPROTO_MPTCP,
+            Self::Mptcp => platform::MPTCP,
             Self::Udp => libc::IPPROTO_UDP,
             Self::Other(number) => number,
         }

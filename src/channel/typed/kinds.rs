@@ -9,7 +9,9 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
 use super::descriptor::{Access, Descriptor, Domain, FileType, Protocol, Socket, SocketType};
 use super::{Checked, FromDescriptor};
-use crate::channel::{Channel, Kind, PidFd};
+#[cfg(target_os = "linux")]
+use crate::channel::PidFd;
+use crate::channel::{Channel, Kind};
 use crate::sys::socket;
 
 /// Any descriptor.
@@ -121,6 +123,7 @@ impl FromDescriptor for Channel {
 
 /// A pidfd: of a process or a thread, alive or not, a child of this process or not. That it stands for the process that
 /// its sender says is not thereby known.
+#[cfg(target_os = "linux")]
 impl FromDescriptor for PidFd {
     const EXPECTED: &'static str = "a pidfd";
 

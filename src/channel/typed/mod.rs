@@ -69,11 +69,13 @@
 
 mod descriptor;
 mod kinds;
+#[cfg(target_os = "linux")]
 mod memfd;
 mod pipe;
 mod several;
 
 pub use descriptor::{Access, Descriptor, Domain, FileType, Found, Protocol, Socket, SocketType};
+#[cfg(target_os = "linux")]
 pub use memfd::{Memfd, seal};
 pub use pipe::{PipeReader, PipeWriter};
 
