@@ -37,9 +37,9 @@ mod sys;
 pub mod wire;
 
 pub use broker::{Broker, Event, Record, Service};
-pub use channel::{Channel, Credentials, DEFAULT_MAX_FDS, Kind, MAX_FDS, Packet, PidFd};
+pub use channel::{Channel, Credentials, DEFAULT_MAX_FDS, Kind, Listener, ListenerOptions, MAX_FDS, Packet, PidFd};
 pub use client::Client;
-pub use error::{ChannelError, ClientError, Fault, LockdownError, PolicyError, SpawnError, SplitError};
+pub use error::{ChannelError, ClientError, EndpointError, Fault, LockdownError, PolicyError, SpawnError, SplitError};
 pub use policy::{Policy, Rule};
 pub use sandbox::{Enforced, Layer, Sandbox, Step, Worker, lockdown};
 pub use split::{Split, split};

@@ -1,10 +1,15 @@
 //! `[both]` One message with its descriptors, whole or not at all.
 
+mod address;
+mod connect;
+mod listener;
 mod packet;
 mod peer;
+mod place;
 mod sendfd;
 mod stream;
 
+pub use listener::{Listener, ListenerOptions};
 pub use packet::Packet;
 pub use peer::{Credentials, PidFd};
 

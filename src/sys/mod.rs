@@ -4,5 +4,6 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod child;
+pub(crate) mod lock;
 pub(crate) mod scm;
 pub(crate) mod socket;

@@ -1,11 +1,15 @@
 //! `[both]` Socket options and events that nix does not wrap.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr;
 
 /// SO_PASSRIGHTS, since Linux 6.16 (include/uapi/asm-generic/socket.h). The architectures with numbers of their own
 /// (alpha, mips, parisc, sparc) are left to the check at receipt.
 const SO_PASSRIGHTS: libc::c_int = 83;
+
+/// SO_PEERPIDFD, since Linux 6.5 (include/uapi/asm-generic/socket.h); libc does not name it for every target.
+const SO_PEERPIDFD: libc::c_int = 77;
 
 /// Bytes of a C int, on every platform that Rust has a Linux target for.
 const INT: libc::socklen_t = 4;
@@ -62,6 +66,35 @@ pub(crate) fn listen(socket: BorrowedFd<'_>, backlog: libc::c_int) -> io::Result
     // SAFETY: takes numbers.
     let status = unsafe { libc::listen(socket.as_raw_fd(), backlog) };
     if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Whether the socket listens (SO_ACCEPTCONN).
+pub(crate) fn is_listening(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(get(socket, libc::SO_ACCEPTCONN)? != 0)
+}
+
+/// accept4(2) with close-on-exec, once: EINTR is the caller's. The peer's address is not asked for.
+pub(crate) fn accept(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: null pointers say that no address is wanted; the rest are numbers.
+    let number = unsafe { libc::accept4(socket.as_raw_fd(), ptr::null_mut(), ptr::null_mut(), libc::SOCK_CLOEXEC) };
+    if number < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel installed it a moment ago for this call, and nobody else in this process knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// A pidfd of the process that SO_PEERCRED names (SO_PEERPIDFD). The kernel makes it close-on-exec. ENOPROTOOPT before Linux 6.5.
+pub(crate) fn peer_pidfd(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    if cfg!(any(target_arch = "sparc", target_arch = "sparc64")) {
+        return Err(io::Error::from_raw_os_error(libc::ENOPROTOOPT));
+    }
+    let number = get(socket, SO_PEERPIDFD)?;
+    if number < 0 {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: the kernel installed it a moment ago for this call, and nobody else in this process knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 fn get(socket: BorrowedFd<'_>, option: libc::c_int) -> io::Result<libc::c_int> {
