@@ -486,6 +486,31 @@ fn h_08_two_that_start_at_once() {
     assert!(names_in(&directory).is_empty());
 }
 
+/// H-08: listeners that come and go at one path, each removing its lock file while others open it: whoever is told that it
+/// listens is the one that is reached, for as long as it lives.
+#[test]
+fn h_08_many_that_come_and_go() {
+    let (_guard, directory) = common::directory();
+    let path = directory.join("socket");
+    let rounds = || {
+        let mut had = 0;
+        for _ in 0..3000 {
+            let listener = match Listener::bind(&path) {
+                Ok(listener) => listener,
+                Err(EndpointError::InUse { .. }) => continue,
+                Err(error) => unreachable!("{error}"),
+            };
+            had += 1;
+            let _client = Channel::connect(&path).unwrap();
+            drop(listener.accept_deadline(anybody, Instant::now()).expect("that connection"));
+        }
+        had
+    };
+    let had = thread::scope(|scope| [(); 3].map(|()| scope.spawn(rounds)).map(|each| each.join().unwrap()));
+    assert!(had.iter().sum::<i32>() > 0);
+    assert!(names_in(&directory).is_empty());
+}
+
 /// H-08: what is no socket is never removed, neither at the path nor where the lock file would be.
 #[test]
 fn h_08_what_is_no_socket_is_untouched() {
@@ -498,7 +523,8 @@ fn h_08_what_is_no_socket_is_untouched() {
     let empty = directory.join("empty");
     fs::write(&empty, "").unwrap();
     let fifo = |path: &Path| nix::unistd::mkfifo(path, Mode::S_IRWXU).unwrap();
-    let makers: [(&str, &dyn Fn(&Path)); 8] = [
+    type Maker<'a> = (&'a str, &'a dyn Fn(&Path));
+    let makers: [Maker<'_>; 8] = [
         ("a file", &|path| fs::write(path, "kept").unwrap()),
         ("a directory", &|path| fs::create_dir(path).unwrap()),
         ("a FIFO", &fifo),
@@ -575,6 +601,49 @@ fn h_08_the_mode_of_the_path() {
             watcher.join().unwrap()
         });
         assert!(seen.is_subset(&[0o644, 0o666].into()), "{seen:?}");
+    });
+}
+
+/// H-08: somebody who can write to the directory puts a symbolic link to our file, or our file itself, where the socket was
+/// just made, while the mode is still to be widened: the file keeps its mode.
+#[test]
+fn h_08_a_path_replaced_under_our_hands() {
+    common::alone("h_08_a_path_replaced_under_our_hands", || {
+        let (_guard, directory) = common::directory();
+        let (path, ours) = (directory.join("socket"), directory.join("ours"));
+        fs::write(&ours, "").unwrap();
+        fs::set_permissions(&ours, Permissions::from_mode(0o600)).unwrap();
+        umask(Mode::from_bits_truncate(0o077));
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 0.. {
+                    let trap = directory.join("trap");
+                    if round % 2 == 0 { symlink(&ours, &trap) } else { fs::hard_link(&ours, &trap) }.unwrap();
+                    while !exists(&path) && !done.load(Ordering::Relaxed) {
+                        std::hint::spin_loop();
+                    }
+                    fs::rename(&trap, &path).unwrap();
+                    // A rename to another name of the same file does nothing.
+                    let _ = fs::remove_file(&trap);
+                    if done.load(Ordering::Relaxed) {
+                        return;
+                    }
+                }
+            });
+            let (mut made, mut told) = (0, 0);
+            for _ in 0..3000 {
+                match Listener::options().mode(0o666).bind(&path) {
+                    Ok(_) => made += 1,
+                    Err(EndpointError::InUse { .. } | EndpointError::Occupied { .. }) => told += 1,
+                    Err(error) => unreachable!("{error}"),
+                }
+                assert_eq!(mode_of(&ours), 0o600);
+                let _ = fs::remove_file(&path);
+            }
+            done.store(true, Ordering::Relaxed);
+            eprintln!("{made} made, {told} told");
+        });
     });
 }
 

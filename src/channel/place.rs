@@ -51,8 +51,10 @@ impl Claim {
     /// After bind(2), and before listen(2), when nobody can have connected: gives the path the bits of `mode` that the
     /// umask took away.
     pub(super) fn bound(self, mode: u32, asked: &str) -> Result<Place, EndpointError> {
-        let failed = |error| address::os(asked, "lstat", error);
-        let there = fs::symlink_metadata(&self.path).map_err(failed)?;
+        let there = fs::symlink_metadata(&self.path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => replaced(asked),
+            _ => address::os(asked, "lstat", error),
+        })?;
         if !there.file_type().is_socket() || there.mode() & PERMISSIONS & !mode != 0 {
             return Err(replaced(asked));
         }
@@ -70,7 +72,7 @@ impl Place {
     fn widen(&self, mode: u32, asked: &str) -> Result<(), EndpointError> {
         let failed = |call| move |errno: Errno| address::os(asked, call, errno.into());
         let path = open(&self.path, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())
-            .map_err(failed("open(O_PATH)"))?;
+            .map_err(|errno| if errno == Errno::ENOENT { replaced(asked) } else { failed("open(O_PATH)")(errno) })?;
         let there = fstat(&path).map_err(failed("fstat"))?;
         let socket = SFlag::from_bits_truncate(there.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFSOCK;
         if !socket || (there.st_dev, there.st_ino) != self.made || there.st_uid != geteuid().as_raw() {
