@@ -35,7 +35,7 @@ pub enum ChannelError {
     /// This process has no free descriptors for those of the message, or for a connection, which goes on waiting in its
     /// listener's queue: close some, or raise RLIMIT_NOFILE.
     #[error(
-        "this process's descriptor table is full (RLIMIT_NOFILE): a message's descriptors were closed, a connection waits"
+        "this process's descriptor table is full (RLIMIT_NOFILE): of a message, nothing was kept; a connection waits"
     )]
     DescriptorTableFull,
     /// A message of no bytes and no descriptors was to be sent: its receiver could not tell it from a hang-up.
@@ -47,8 +47,9 @@ pub enum ChannelError {
     /// The descriptor is not a UNIX socket of type SEQPACKET, STREAM or DGRAM.
     #[error("the descriptor is not a UNIX socket")]
     NotASocket,
-    /// The listener's owner did not want this peer, and it was closed before anything was received from it. The listener goes on.
-    #[error("the peer (uid {}, gid {}, {}) was refused, and nothing was received from it", .credentials.uid, .credentials.gid, process(*.credentials))]
+    /// The listener's owner did not want this peer, which was closed before anything was received from it. The listener
+    /// goes on.
+    #[error("the peer ({}) was refused, and nothing was received from it", named(*.credentials))]
     PeerRefused {
         /// Who connected.
         credentials: Credentials,
@@ -69,8 +70,9 @@ pub enum ChannelError {
     },
 }
 
-fn process(credentials: Credentials) -> String {
-    credentials.pid.map_or("a process that has no number here".into(), |pid| format!("process {pid}"))
+fn named(Credentials { pid, uid, gid }: Credentials) -> String {
+    let process = pid.map_or("a process without a number here".to_owned(), |pid| format!("process {pid}"));
+    format!("{process}, uid {uid}, gid {gid}")
 }
 
 impl From<ChannelError> for io::Error {
@@ -99,8 +101,8 @@ impl ChannelError {
     }
 }
 
-/// Why nothing listens at an address now, or why there is no channel to it. Nothing is left of the attempt: no descriptor,
-/// no file. `asked` says what was asked, with the address; `call` is the system call that decided.
+/// Why nothing listens at an address now, or why there is no channel to it. Nothing is left of the attempt: no
+/// descriptor, no file. `asked` says what was asked, with the address; `call` is the system call that decided.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EndpointError {
@@ -128,8 +130,8 @@ pub enum EndpointError {
         /// The system call.
         call: &'static str,
     },
-    /// EACCES or EPERM: to connect needs write permission on the socket's path, to bind on its directory, and both need search
-    /// permission on every directory before it.
+    /// EACCES or EPERM: to connect needs write permission on the socket's path, to bind on its directory, and both need
+    /// search permission on every directory before it.
     #[error("{asked}: {call}: {source}; look at the modes and owners of the path and its directories")]
     PermissionDenied {
         /// What was asked.
@@ -157,7 +159,8 @@ pub enum EndpointError {
         /// The kind that was asked for.
         kind: Kind,
     },
-    /// Another process, or another listener of this one, has the address: stop it, or choose another. Its socket is untouched.
+    /// Another process, or another listener of this one, has the address: stop it, or choose another. Its socket is
+    /// untouched.
     #[error("{asked}: {call}: the address is in use: {how}")]
     InUse {
         /// What was asked.

@@ -200,8 +200,8 @@ fn greets(listener: &Listener, address: &SocketAddr) {
     assert_eq!(received(&server).bytes(), b"hello");
 }
 
-/// H-08: two processes that are not related, both kinds, a path and an abstract name; a descriptor goes in both directions. Each
-/// knows who the other is.
+/// H-08: two processes that are not related, both kinds, a path and an abstract name; a descriptor goes in both
+/// directions. Each knows who the other is.
 #[test]
 fn h_08_both_directions_with_descriptors() {
     const NAME: &str = "h_08_both_directions_with_descriptors";
@@ -253,8 +253,8 @@ fn h_08_both_directions_with_descriptors() {
     assert!(names_in(&directory).is_empty());
 }
 
-/// H-08: who is not wanted (another uid, where this test is root) has sent a descriptor before it is accepted. It is told from the
-/// others before anything is received, its message is released, and the listener serves the next.
+/// H-08: who is not wanted (another uid, where this test is root) has sent a descriptor before it is accepted. It is
+/// told from the others before anything is received, its message is released, and the listener serves the next.
 #[test]
 fn h_08_a_refused_peer_is_not_received_from() {
     const NAME: &str = "h_08_a_refused_peer_is_not_received_from";
@@ -351,8 +351,8 @@ fn h_08_a_stale_path_is_replaced() {
     assert!(names_in(&directory).is_empty());
 }
 
-/// H-08: a path that somebody has is not replaced, be it another fdbroker process, or a program without lock file whose socket
-/// listens, is of another kind, is full, or is bound and does not listen yet. Nor is it woken.
+/// H-08: a path that somebody has is not replaced, be it another fdbroker process, or a program without lock file whose
+/// socket listens, is of another kind, is full, or is bound and does not listen yet. Nor is it woken.
 #[test]
 fn h_08_a_path_in_use_is_not_replaced() {
     const NAME: &str = "h_08_a_path_in_use_is_not_replaced";
@@ -433,61 +433,65 @@ fn h_08_a_path_in_use_is_not_replaced() {
     drop(Listener::options().bind_addr(&name).unwrap());
 }
 
-/// H-08: of two processes that find one stale path at the same moment, one listens and is reached, and the other is told. Fifty times.
+/// H-08: of processes that find one stale path at the same moment, one listens and is reached, and the others are told.
+/// Fifty rounds of two, and of four.
 #[test]
-fn h_08_two_that_start_at_once() {
-    const NAME: &str = "h_08_two_that_start_at_once";
+fn h_08_many_that_start_at_once() {
+    const NAME: &str = "h_08_many_that_start_at_once";
     if let Some(words) = arguments("racer") {
-        loop {
-            let at = told();
-            if at.is_empty() {
-                return;
-            }
-            let at = SystemTime::UNIX_EPOCH + Duration::from_nanos(at.parse().unwrap());
-            while SystemTime::now() < at {
-                std::hint::spin_loop();
-            }
-            match Listener::bind(&words[0]) {
-                Ok(listener) => {
-                    say("won");
-                    drop(listener.accept_deadline(anybody, soon()));
-                    assert_eq!(told(), "enough");
-                }
-                Err(EndpointError::InUse { .. }) => {
-                    say("in use");
-                    assert_eq!(told(), "enough");
-                }
-                Err(error) => unreachable!("{error}"),
-            }
-        }
+        return race(Path::new(&words[0]));
     }
     let (_guard, directory) = common::directory();
     let path = directory.join("socket");
-    let mut racers = [(); 2].map(|()| Other::start(common::rerun(NAME, &format!("racer {}", path.display()))));
-    for round in 0..50 {
-        // Every other time there is nothing at all, and who is first makes the lock file, too.
-        if round % 2 == 0 && !exists(&path) {
+    for number in [2, 4] {
+        let racer = || Other::start(common::rerun(NAME, &format!("racer {}", path.display())));
+        let mut racers: Vec<_> = std::iter::repeat_with(racer).take(number).collect();
+        for round in 0..50 {
             make_stale(&path);
+            let at = SystemTime::now() + Duration::from_millis(2);
+            let at = at.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos().to_string();
+            racers.iter_mut().for_each(|racer| racer.tell(&at));
+            let said: Vec<_> = racers.iter_mut().map(Other::hear).collect();
+            let winner = said.iter().position(|said| said == "won").unwrap();
+            assert_eq!(said.iter().filter(|said| *said == "in use").count(), number - 1, "round {round}: {said:?}");
+            let channel = Channel::connect(&path).unwrap();
+            assert_eq!(channel.peer_credentials().unwrap().pid, Some(racers[winner].child.id()), "round {round}");
+            racers.iter_mut().for_each(|racer| racer.tell("enough"));
+            racers.iter_mut().for_each(|racer| assert_eq!(racer.hear(), "gone"));
         }
-        let at = SystemTime::now() + Duration::from_millis(2);
-        let at = at.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos().to_string();
-        racers.iter_mut().for_each(|racer| racer.tell(&at));
-        let said = racers.each_mut().map(Other::hear);
-        let winner = said.iter().position(|said| said == "won").unwrap();
-        assert_eq!(said[1 - winner], "in use", "round {round}: {said:?}");
-        let channel = Channel::connect(&path).unwrap();
-        assert_eq!(channel.peer_credentials().unwrap().pid, Some(racers[winner].child.id()), "round {round}");
-        racers.iter_mut().for_each(|racer| racer.tell("enough"));
+        for mut racer in racers {
+            racer.tell("");
+            racer.passes();
+        }
+        assert!(names_in(&directory).is_empty());
     }
-    for mut racer in racers {
-        racer.tell("");
-        racer.passes();
-    }
-    assert!(names_in(&directory).is_empty());
 }
 
-/// H-08: listeners that come and go at one path, each removing its lock file while others open it: whoever is told that it
-/// listens is the one that is reached, for as long as it lives.
+/// Binds the path at each moment that it is told, and keeps it, if it got it, until it is told that this is enough.
+fn race(path: &Path) {
+    loop {
+        let at = told();
+        if at.is_empty() {
+            return;
+        }
+        let at = SystemTime::UNIX_EPOCH + Duration::from_nanos(at.parse().unwrap());
+        while SystemTime::now() < at {
+            std::hint::spin_loop();
+        }
+        let listener = Listener::bind(path);
+        match &listener {
+            Ok(_) => say("won"),
+            Err(EndpointError::InUse { .. }) => say("in use"),
+            Err(error) => unreachable!("{error}"),
+        }
+        assert_eq!(told(), "enough");
+        drop(listener);
+        say("gone");
+    }
+}
+
+/// H-08: listeners that come and go at one path, which is left stale again and again, each removing its lock file while
+/// others open it: whoever is told that it listens is the one that is reached, for as long as it lives.
 #[test]
 fn h_08_many_that_come_and_go() {
     let (_guard, directory) = common::directory();
@@ -503,11 +507,14 @@ fn h_08_many_that_come_and_go() {
             had += 1;
             let _client = Channel::connect(&path).unwrap();
             drop(listener.accept_deadline(anybody, Instant::now()).expect("that connection"));
+            drop(listener);
+            drop(UnixListener::bind(&path));
         }
         had
     };
     let had = thread::scope(|scope| [(); 3].map(|()| scope.spawn(rounds)).map(|each| each.join().unwrap()));
     assert!(had.iter().sum::<i32>() > 0);
+    drop(Listener::bind(&path).unwrap());
     assert!(names_in(&directory).is_empty());
 }
 
@@ -552,9 +559,9 @@ fn h_08_what_is_no_socket_is_untouched() {
     assert!(exists(&lock_of(&path)) && !exists(&path));
 }
 
-/// H-08: whatever the umask is, the path has the mode that was asked for, and never had more. A mode that is right from the
-/// start is never changed (the kernel would say so: IN_ATTRIB), and where the umask took bits away, somebody who looks all
-/// the time sees the narrower one before.
+/// H-08: whatever the umask is, the path has the mode that was asked for, and never had more. A mode that is right from
+/// the start is never changed (the kernel would say so: IN_ATTRIB), and where the umask took bits away, somebody who
+/// looks all the time sees the narrower one before.
 #[test]
 fn h_08_the_mode_of_the_path() {
     common::alone("h_08_the_mode_of_the_path", || {
@@ -604,8 +611,8 @@ fn h_08_the_mode_of_the_path() {
     });
 }
 
-/// H-08: somebody who can write to the directory puts a symbolic link to our file, or our file itself, where the socket was
-/// just made, while the mode is still to be widened: the file keeps its mode.
+/// H-08: somebody who can write to the directory puts a symbolic link to our file, or our file itself, where the socket
+/// was just made, while the mode is still to be widened: the file keeps its mode.
 #[test]
 fn h_08_a_path_replaced_under_our_hands() {
     common::alone("h_08_a_path_replaced_under_our_hands", || {
@@ -647,8 +654,8 @@ fn h_08_a_path_replaced_under_our_hands() {
     });
 }
 
-/// H-08: without /proc, the bits that the umask took cannot be put back: that is an error that says so, and no path is left.
-/// A mode of which it took none needs no /proc.
+/// H-08: without /proc, the bits that the umask took cannot be put back: that is an error that says so, and no path is
+/// left. A mode of which it took none needs no /proc.
 #[test]
 fn h_08_no_proc() {
     use nix::mount::{MsFlags, mount};
@@ -743,7 +750,8 @@ fn h_08_why_there_is_no_connection() {
         second.join().unwrap();
     });
     drop((first, listener));
-    // What a deadline limits is the connecting: a receive waits as ever, which its own deadline shows to have been reached.
+    // What a deadline limits is the connecting: a receive waits as ever, which its own deadline shows to have been
+    // reached.
     let listener = Listener::bind(&path).unwrap();
     let client = Channel::connect_deadline(&address, Kind::SeqPacket, Instant::now() + LONG).unwrap();
     let timeout = nix::sys::socket::getsockopt(&client, nix::sys::socket::sockopt::SendTimeout).unwrap();
@@ -760,7 +768,16 @@ fn permissions(name: &str, directory: &Path) {
     let shut = directory.join("shut");
     fs::DirBuilder::new().create(&shut).unwrap();
     fs::set_permissions(&shut, Permissions::from_mode(0o500)).unwrap();
+    // Somebody's without a lock file, in a directory in which everybody may make files: is it stale? It cannot be seen.
+    let open = directory.join("open");
+    fs::create_dir(&open).unwrap();
+    fs::set_permissions(&open, Permissions::from_mode(0o777)).unwrap();
+    let _foreign = UnixListener::bind(open.join("socket")).unwrap();
+    fs::set_permissions(open.join("socket"), Permissions::from_mode(0o000)).unwrap();
     let body = || {
+        let error = Listener::bind(open.join("socket")).unwrap_err();
+        assert!(matches!(error, EndpointError::PermissionDenied { .. }), "{error:?}");
+        assert_eq!(names_in(&open), ["socket".to_owned()].into());
         let error = Channel::connect(&closed).unwrap_err();
         assert!(matches!(error, EndpointError::PermissionDenied { call: "connect", .. }), "{error:?}");
         let error = Listener::bind(shut.join("socket")).unwrap_err();
@@ -817,8 +834,8 @@ fn s_06_only_ones_own_path_is_removed() {
     assert!(names_in(&directory).is_empty());
 }
 
-/// S-06: a process that was forked from the one that bound the path removes nothing, and gives nobody the lock while that
-/// one lives. A relative path is that of the directory in which it was given.
+/// S-06: a process that was forked from the one that bound the path removes nothing, and gives nobody the lock while
+/// that one lives. A relative path is that of the directory in which it was given.
 #[test]
 fn s_06_a_forked_process_removes_nothing() {
     common::alone("s_06_a_forked_process_removes_nothing", || {
@@ -887,8 +904,9 @@ fn h_08_no_error_leaks_a_descriptor() {
     });
 }
 
-/// H-08: a full descriptor table. To accept is an error of its own, at once, even where it would wait; the connection stays in
-/// the queue, and is had when there is room. To bind is an error at each number of free slots, and leaves no file.
+/// H-08: a full descriptor table. To accept is an error of its own, at once, even where it would wait; the connection
+/// stays in the queue, and is had when there is room. To bind is an error at each number of free slots, and leaves no
+/// file.
 #[test]
 fn h_08_a_full_table() {
     common::alone("h_08_a_full_table", || {
@@ -954,8 +972,8 @@ fn h_08_a_full_table() {
     });
 }
 
-/// H-08: a deadline on accepting passes as an error, takes what is there, and holds though another thread gets the connection; what has no
-/// deadline waits afterwards as before.
+/// H-08: a deadline on accepting passes as an error, takes what is there, and holds though another thread gets the
+/// connection; what has no deadline waits afterwards as before.
 #[test]
 fn h_08_deadlines_and_non_blocking_use() {
     let (_guard, directory) = common::directory();

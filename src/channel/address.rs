@@ -56,7 +56,7 @@ pub(super) fn socket_type(kind: Kind, asked: &str) -> Result<SockType, EndpointE
         Kind::Stream => Ok(SockType::Stream),
         Kind::Datagram => Err(EndpointError::Unfit {
             asked: asked.to_owned(),
-            why: "datagram sockets neither listen nor learn who is at the other end: use Kind::SeqPacket, which keeps messages apart as well",
+            why: "datagram sockets do not listen: use Kind::SeqPacket, which keeps messages apart as well",
         }),
     }
 }

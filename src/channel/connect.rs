@@ -15,13 +15,14 @@ impl Channel {
     /// A channel of [`Kind::SeqPacket`] to the listener at `path`, which is a [`Listener`](super::Listener) or any
     /// program's listening socket of that type. Symbolic links are followed. Waits while the listener's queue is full.
     ///
-    /// The path says where the socket is, not who listens at it: whoever can write to its directory may have put another
-    /// there. Ask [`peer_credentials`](Self::peer_credentials) before sending anything that matters.
+    /// The path says where the socket is, not who listens at it: whoever can write to its directory may have put
+    /// another there. Ask [`peer_credentials`](Self::peer_credentials) before sending anything that matters.
     ///
     /// # Errors
     /// * [`EndpointError::NotFound`]: no such path.
     /// * [`EndpointError::NobodyListens`]: the path is stale, or is no socket.
-    /// * [`EndpointError::PermissionDenied`]: the modes of the path or of a directory before it do not let this process.
+    /// * [`EndpointError::PermissionDenied`]: the modes of the path or of a directory before it do not let this
+    ///   process.
     /// * [`EndpointError::WrongKind`]: a socket of another kind is there.
     /// * [`EndpointError::Unfit`]: the path cannot be an address: more than 107 bytes, or a NUL inside.
     /// * [`EndpointError::Os`]: anything else.
@@ -29,8 +30,8 @@ impl Channel {
         Self::connect_to(&address::of_path(path.as_ref(), VERB)?, Kind::SeqPacket)
     }
 
-    /// As [`connect`](Self::connect), to any address and of another kind. An abstract name has no permissions: **anybody**
-    /// can listen at it who came first, so ask [`peer_credentials`](Self::peer_credentials).
+    /// As [`connect`](Self::connect), to any address and of another kind. An abstract name has no permissions:
+    /// **anybody** can listen at it who came first, so ask [`peer_credentials`](Self::peer_credentials).
     ///
     /// # Errors
     /// As for [`connect`](Self::connect); an abstract name that nobody has is [`EndpointError::NobodyListens`].

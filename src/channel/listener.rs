@@ -41,36 +41,39 @@ use crate::sys::socket as sys;
 /// ```
 ///
 /// # Addresses
-/// * **A path** has a mode and an owner, and to connect needs write permission on it. It is for its directory to keep others
-///   from putting another socket there: use one that only its owner can write to, not /tmp.
-/// * **An abstract name** ([`SocketAddrExt::from_abstract_name`]) has neither, and is gone with its socket. Whoever comes
-///   first has it, and everybody in the network namespace can connect: both ends must look at the other's uid.
+/// * **A path** has a mode and an owner, and to connect needs write permission on it. It is for its directory to keep
+///   others from putting another socket there: use one that only its owner can write to, not /tmp.
+/// * **An abstract name** ([`SocketAddrExt::from_abstract_name`]) has neither, and is gone with its socket. Whoever
+///   comes first has it, and everybody in the network namespace can connect: both ends must look at the other's uid.
 ///
 /// # A path that exists
 /// A path is left behind by a process that was killed. It is replaced if nobody has it, and never otherwise:
 ///
-/// 1. The file `<path>.lock` is made and locked (flock(2)) for as long as the listener lives. Of several that start at once,
-///    one gets it, and the others are told [`EndpointError::InUse`].
+/// 1. The file `<path>.lock` is made and locked (flock(2)) for as long as the listener lives. Of several that start at
+///    once, one gets it, and the others are told [`EndpointError::InUse`].
 /// 2. If the path is a socket and connect(2) says ECONNREFUSED, it is removed. Anything else is untouched: a file, a
-///    directory or a symbolic link is [`EndpointError::Occupied`], a socket that a program without lock file has bound is
-///    `InUse`. (Such a program may be woken by an empty connection on kernels other than Linux's own.)
+///    directory or a symbolic link is [`EndpointError::Occupied`], a socket that a program without lock file has bound
+///    is `InUse`. (Such a program may be woken by an empty connection on kernels other than Linux's own.)
 ///
-/// What remains: a program that knows nothing of the lock file and replaces the path in the moment between looking and removing.
+/// What remains: a program that knows nothing of the lock file and replaces the path in the moment between looking and
+/// removing.
 ///
-/// Dropping the listener removes the path, if it is still the socket that this listener made, and the lock file, and closes both. In
-/// a process that was forked from the one that bound it, dropping only closes, and the lock is held until every process that
-/// has the listener has closed it. A process that gives up its privileges in between, or ends without dropping, leaves path and lock file;
-/// the next listener replaces them.
+/// Dropping the listener removes the path, if it is still the socket that this listener made, and the lock file, and
+/// closes both. In a process that was forked from the one that bound it, dropping only closes, and the lock is held
+/// until every process that has the listener has closed it. A process that gives up its privileges in between, or ends
+/// without dropping, leaves path and lock file; the next listener replaces them.
 ///
 /// # Waiting
 /// `Send + Sync`; several threads and processes may accept from one listener, and each connection comes to one of them.
 ///
 /// # Full tables
 /// When this process has no free descriptor, `accept` answers [`ChannelError::DescriptorTableFull`], and
-/// [`ChannelError::Os`] with ENFILE when the system has none. The connection **stays in the queue and the listener stays
-/// readable**: a loop that simply goes on uses up a processor. Close something, or wait (a second, say) before the next try.
+/// [`ChannelError::Os`] with ENFILE when the system has none. The connection **stays in the queue and the listener
+/// stays readable**: a loop that simply goes on uses up a processor. Close something, or wait (a second, say) before
+/// the next try.
 pub struct Listener {
-    /// Dropped first: the path goes before the socket is closed, so that nobody else can have made a socket of its number.
+    /// Dropped first: the path goes before the socket is closed, so that nobody else can have made a socket of its
+    /// number.
     place: Option<Place>,
     socket: OwnedFd,
     kind: Kind,
@@ -102,8 +105,9 @@ impl Listener {
     }
 
     /// Waits for a connection, and asks `allowed` about the process that made it (SO_PEERCRED: as it was when it
-    /// called connect(2)). Only what is allowed becomes a channel, of the listener's kind and close-on-exec. What is not is closed at once:
-    /// no byte and no descriptor that it sent comes into this process, and the kernel releases them.
+    /// called connect(2)). Only what is allowed becomes a channel, of the listener's kind and close-on-exec. What is
+    /// not is closed at once: no byte and no descriptor that it sent comes into this process, and the kernel releases
+    /// them.
     ///
     /// # Errors
     /// The listener goes on after each of them.
@@ -115,8 +119,8 @@ impl Listener {
         self.accept_until(None, allowed)
     }
 
-    /// As [`accept`](Self::accept), waiting no longer than until `deadline`; a connection that is there by then is taken even
-    /// if the deadline has passed. Makes the open file description non-blocking, and leaves it so.
+    /// As [`accept`](Self::accept), waiting no longer than until `deadline`; a connection that is there by then is
+    /// taken even if the deadline has passed. Makes the open file description non-blocking, and leaves it so.
     ///
     /// # Errors
     /// As for [`accept`](Self::accept), and [`ChannelError::TimedOut`].
@@ -175,8 +179,9 @@ impl Listener {
         }
     }
 
-    /// Makes [`accept`](Self::accept) answer [`ChannelError::WouldBlock`] instead of waiting. Belongs to this `Listener`; a duplicate
-    /// of its descriptor is made non-blocking with it, and stays so when this one is told to wait again.
+    /// Makes [`accept`](Self::accept) answer [`ChannelError::WouldBlock`] instead of waiting. Belongs to this
+    /// `Listener`; a duplicate of its descriptor is made non-blocking with it, and stays so when this one is told to
+    /// wait again.
     ///
     /// # Errors
     /// [`ChannelError::Os`]: fcntl(2) failed.
@@ -255,15 +260,18 @@ impl ListenerOptions {
         self.bind_addr(&address::of_path(path.as_ref(), VERB)?)
     }
 
-    /// Listens at any address. Does not wait. What is done about a path that exists: [see there](Listener#a-path-that-exists).
+    /// Listens at any address. Does not wait. What is done about a path that exists: [see
+    /// there](Listener#a-path-that-exists).
     ///
     /// # Errors
     /// Nothing of the attempt is left.
     /// * [`EndpointError::InUse`]: somebody has the address.
     /// * [`EndpointError::Occupied`]: the path, or that of its lock file, is something else.
     /// * [`EndpointError::NotFound`]: no directory for the path.
-    /// * [`EndpointError::PermissionDenied`]: this process cannot make files in it, or cannot see whether the path is stale.
-    /// * [`EndpointError::Unfit`]: [`Kind::Datagram`], a mode that is none, an unnamed address, a path of more than 107 bytes.
+    /// * [`EndpointError::PermissionDenied`]: this process cannot make files in it, or cannot see whether the path is
+    ///   stale.
+    /// * [`EndpointError::Unfit`]: [`Kind::Datagram`], a mode that is none, an unnamed address, a path of more than 107
+    ///   bytes.
     /// * [`EndpointError::Os`]: anything else.
     pub fn bind_addr(&self, address: &SocketAddr) -> Result<Listener, EndpointError> {
         let asked = address::asked(VERB, address);
@@ -316,8 +324,8 @@ impl AsFd for Listener {
 }
 
 /// Takes a listener from outside, such as one that systemd opened and this process inherited. The kernel is asked
-/// whether it is one: SO_DOMAIN, SO_TYPE, SO_ACCEPTCONN. Close-on-exec is set. Non-blocking it is if it was. Its path, if it has one,
-/// belongs to who bound it, and stays when this is dropped.
+/// whether it is one: SO_DOMAIN, SO_TYPE, SO_ACCEPTCONN. Close-on-exec is set. Non-blocking it is if it was. Its path,
+/// if it has one, belongs to who bound it, and stays when this is dropped.
 impl TryFrom<OwnedFd> for Listener {
     type Error = EndpointError;
 

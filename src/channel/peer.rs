@@ -9,14 +9,14 @@ use super::{Channel, os};
 use crate::error::ChannelError;
 use crate::sys::socket;
 
-/// A process, by the numbers that the kernel vouches for. They cannot be forged, but they are as the kernel translates them
-/// for this process: an id that its user namespace does not map is 65534.
+/// A process, by the numbers that the kernel vouches for. They cannot be forged, but they are as the kernel translates
+/// them for this process: an id that its user namespace does not map is 65534.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Credentials {
     /// `None` when the process cannot be named here: it is outside of this process's PID namespace, or the message was
-    /// queued before its receiver asked for credentials (K23). A process that has ended leaves its number to others: to act
-    /// on a process take a [`PidFd`].
+    /// queued before its receiver asked for credentials (K23). A process that has ended leaves its number to others: to
+    /// act on a process take a [`PidFd`].
     pub pid: Option<u32>,
     /// The effective user, unless the sender of a message chose its real or saved one.
     pub uid: u32,
@@ -28,9 +28,9 @@ pub struct Credentials {
 ///
 /// | channel | who is named |
 /// |---|---|
-/// | of a [pair](Channel::pair) | the process that made the pair, at **both** ends: give an end to a child and it is still you who is named |
+/// | of a [pair](Channel::pair) | who made the pair, at **both** ends: not the child that was given one |
 /// | that a [`Listener`](super::Listener) accepted | who called connect(2), with the ids of that moment |
-/// | that [connected](Channel::connect) | who called listen(2), with the ids of that moment: of an inherited listener that is the one that opened it, such as systemd |
+/// | that [connected](Channel::connect) | who called listen(2), with the ids of that moment: perhaps systemd |
 ///
 /// Whoever holds the end *now* may be another process, which inherited it or received it. Only the messages themselves
 /// say who sent them.
@@ -80,8 +80,8 @@ pub(super) fn credentials_of(socket: BorrowedFd<'_>) -> Result<Credentials, Chan
 
 const NEVER_CONNECTED: &str = "a peer's credentials, on a socket that was never connected";
 
-/// A descriptor that stands for a process, and goes on to stand for it when its number has gone to another (pidfd_open(2)).
-/// It is readable, as poll(2) and epoll(7) say it, when the process has ended.
+/// A descriptor that stands for a process, and goes on to stand for it when its number has gone to another
+/// (pidfd_open(2)). It is readable, as poll(2) and epoll(7) say it, when the process has ended.
 #[derive(Debug)]
 pub struct PidFd(OwnedFd);
 

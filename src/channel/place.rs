@@ -1,8 +1,8 @@
 //! `[both]` A path for a socket: taken by one listener at a time, made with its mode, and removed by who made it.
 //!
 //! A socket's path outlives the process that bound it, and bind(2) takes no path that exists. So somebody must remove
-//! what is stale, and no sequence of look and unlink(2) is safe against another process that does the same. Here a lock on
-//! a file beside the path decides who may.
+//! what is stale, and no sequence of look and unlink(2) is safe against another process that does the same. Here a lock
+//! on a file beside the path decides who may.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
@@ -67,8 +67,8 @@ impl Claim {
 }
 
 impl Place {
-    /// There is no call that changes the mode of a bound socket's path by the socket. By the path it could be another's:
-    /// so it is opened, looked at, and changed through what was opened.
+    /// There is no call that changes the mode of a bound socket's path by the socket. By the path it could be
+    /// another's: so it is opened, looked at, and changed through what was opened.
     fn widen(&self, mode: u32, asked: &str) -> Result<(), EndpointError> {
         let failed = |call| move |errno: Errno| address::os(asked, call, errno.into());
         let path = open(&self.path, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())
@@ -83,7 +83,7 @@ impl Place {
         fchmodat(AT_FDCWD, opened.as_str(), mode, FchmodatFlags::FollowSymlink).map_err(|errno| match errno {
             Errno::ENOENT | Errno::ENOTDIR => EndpointError::Unfit {
                 asked: asked.to_owned(),
-                why: "the umask took bits of the mode away, and to put them back needs /proc: mount it, or set another umask",
+                why: "the umask took bits of the mode away, put back through /proc: mount it, or change the umask",
             },
             errno => failed("fchmodat")(errno),
         })
@@ -145,7 +145,8 @@ impl Drop for Lock {
 }
 
 /// Opens the lock file or makes it; `None` when it came or went between the two. Never with O_CREAT alone: in a sticky
-/// directory that others can write to, Linux refuses that for a file of another user, even to root (fs.protected_regular).
+/// directory that others can write to, Linux refuses that for a file of another user, even to root
+/// (fs.protected_regular).
 fn open_lock(path: &Path, asked: &str) -> Result<Option<File>, EndpointError> {
     let mut options = OpenOptions::new();
     // O_NONBLOCK: a FIFO there must not make this wait.

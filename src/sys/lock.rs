@@ -4,8 +4,9 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
-/// Locks the file for this open file description, if nobody else has: flock(2). The lock goes when the last descriptor of
-/// the description is closed. Not nix's `Flock`, whose drop unlocks: in a forked process that would take its parent's lock.
+/// Locks the file for this open file description, if nobody else has: flock(2). The lock goes when the last descriptor
+/// of the description is closed. Not nix's `Flock`, whose drop unlocks: in a forked process that would take its
+/// parent's lock.
 pub(crate) fn try_exclusive(file: &File) -> io::Result<bool> {
     loop {
         // SAFETY: takes numbers.

@@ -61,7 +61,8 @@ pub(crate) fn has_unread(socket: BorrowedFd<'_>) -> io::Result<bool> {
     if status == 0 { Ok(bytes > 0) } else { Err(io::Error::last_os_error()) }
 }
 
-/// listen(2), with any backlog: nix refuses one over libc's SOMAXCONN, where the kernel cuts it to `net.core.somaxconn`.
+/// listen(2), with any backlog: nix refuses one over libc's SOMAXCONN, where the kernel cuts it to
+/// `net.core.somaxconn`.
 pub(crate) fn listen(socket: BorrowedFd<'_>, backlog: libc::c_int) -> io::Result<()> {
     // SAFETY: takes numbers.
     let status = unsafe { libc::listen(socket.as_raw_fd(), backlog) };
@@ -84,7 +85,8 @@ pub(crate) fn accept(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// A pidfd of the process that SO_PEERCRED names (SO_PEERPIDFD). The kernel makes it close-on-exec. ENOPROTOOPT before Linux 6.5.
+/// A pidfd of the process that SO_PEERCRED names (SO_PEERPIDFD). The kernel makes it close-on-exec. ENOPROTOOPT before
+/// Linux 6.5.
 pub(crate) fn peer_pidfd(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     if cfg!(any(target_arch = "sparc", target_arch = "sparc64")) {
         return Err(io::Error::from_raw_os_error(libc::ENOPROTOOPT));
