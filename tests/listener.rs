@@ -18,7 +18,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use fdbroker::{Channel, ChannelError, Credentials, EndpointError, Kind, Listener, Packet};
-use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::resource::{Resource, setrlimit};
@@ -516,6 +516,60 @@ fn h_08_many_that_come_and_go() {
     assert!(had.iter().sum::<i32>() > 0);
     drop(Listener::bind(&path).unwrap());
     assert!(names_in(&directory).is_empty());
+}
+
+/// H-08: a lock file that was removed between its opening and its locking, as a listener that ends does: who then locks
+/// what is no longer there notices, and does not take the path from who has the new lock. strace(1) makes the moment
+/// long.
+#[test]
+fn h_08_a_lock_file_that_is_no_longer_there() {
+    const NAME: &str = "h_08_a_lock_file_that_is_no_longer_there";
+    const MOMENT: Duration = Duration::from_millis(500);
+    if let Some(words) = arguments("late") {
+        say(std::process::id());
+        assert_eq!(told(), "now");
+        let result = Listener::bind(&words[0]);
+        say(format!("{:?}", result.is_ok()));
+        return drop(told());
+    }
+    if Command::new("strace").arg("-V").output().is_err() {
+        return eprintln!("{NAME}: NOT RUN: there is no strace here");
+    }
+    let (_guard, directory) = common::directory();
+    let path = directory.join("socket");
+    let lock_file = || File::create_new(lock_of(&path)).unwrap();
+    for _ in 0..10 {
+        make_stale(&path);
+        drop(lock_file());
+        let plain = common::rerun(NAME, &format!("late {}", path.display()));
+        let mut traced = Command::new("strace");
+        let inject = format!("inject=flock:delay_enter={}:when=1", MOMENT.as_micros());
+        traced.args(["-f", "-o", "/dev/null", "-e", "trace=flock", "-e", &inject]);
+        traced.arg(plain.get_program()).args(plain.get_args());
+        traced.envs(plain.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        let mut late = Other::start(traced);
+        let fds = format!("/proc/{}/fd", late.hear());
+        late.tell("now");
+        let before = Instant::now();
+        let open = || {
+            let mut fds = fs::read_dir(&fds).unwrap();
+            fds.any(|fd| fs::read_link(fd.unwrap().path()).is_ok_and(|file| file == lock_of(&path)))
+        };
+        while !open() {
+            assert!(before.elapsed() < LONG);
+        }
+        fs::remove_file(lock_of(&path)).unwrap();
+        let held = Flock::lock(lock_file(), FlockArg::LockExclusiveNonblock).unwrap();
+        let in_time = before.elapsed() < MOMENT;
+        let got_it = late.hear();
+        drop((late, held));
+        fs::remove_file(&path).unwrap();
+        fs::remove_file(lock_of(&path)).unwrap();
+        if in_time {
+            return assert_eq!(got_it, "false");
+        }
+    }
+    unreachable!("not once was the lock file replaced within {MOMENT:?}");
 }
 
 /// H-08: what is no socket is never removed, neither at the path nor where the lock file would be.
