@@ -529,11 +529,10 @@ fn h_08_a_lock_file_that_is_no_longer_there() {
         say(std::process::id());
         assert_eq!(told(), "now");
         let result = Listener::bind(&words[0]);
-        say(format!("{:?}", result.is_ok()));
-        return drop(told());
+        return say(result.is_ok());
     }
-    if Command::new("strace").arg("-V").output().is_err() {
-        return eprintln!("{NAME}: NOT RUN: there is no strace here");
+    if !can_trace(NAME) {
+        return;
     }
     let (_guard, directory) = common::directory();
     let path = directory.join("socket");
@@ -542,11 +541,7 @@ fn h_08_a_lock_file_that_is_no_longer_there() {
         make_stale(&path);
         drop(lock_file());
         let plain = common::rerun(NAME, &format!("late {}", path.display()));
-        let mut traced = Command::new("strace");
-        let inject = format!("inject=flock:delay_enter={}:when=1", MOMENT.as_micros());
-        traced.args(["-f", "-o", "/dev/null", "-e", "trace=flock", "-e", &inject]);
-        traced.arg(plain.get_program()).args(plain.get_args());
-        traced.envs(plain.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        let traced = slowed(&plain, "flock", None, MOMENT);
         let mut late = Other::start(traced);
         let fds = format!("/proc/{}/fd", late.hear());
         late.tell("now");
@@ -562,7 +557,8 @@ fn h_08_a_lock_file_that_is_no_longer_there() {
         let held = Flock::lock(lock_file(), FlockArg::LockExclusiveNonblock).unwrap();
         let in_time = before.elapsed() < MOMENT;
         let got_it = late.hear();
-        drop((late, held));
+        late.passes();
+        drop(held);
         fs::remove_file(&path).unwrap();
         fs::remove_file(lock_of(&path)).unwrap();
         if in_time {
@@ -570,6 +566,27 @@ fn h_08_a_lock_file_that_is_no_longer_there() {
         }
     }
     unreachable!("not once was the lock file replaced within {MOMENT:?}");
+}
+
+/// Whether strace(1) is there and may be used; if not, says so.
+fn can_trace(name: &str) -> bool {
+    let tried = Command::new("strace").args(["-f", "-o", "/dev/null", "true"]).stderr(Stdio::null()).status();
+    let usable = tried.is_ok_and(|status| status.success());
+    if !usable {
+        eprintln!("{name}: NOT RUN: strace is missing, or may not trace here");
+    }
+    usable
+}
+
+/// `plain`, whose first system call of this name, and for this path if one is given, takes a moment longer to begin.
+fn slowed(plain: &Command, call: &str, path: Option<&Path>, moment: Duration) -> Command {
+    let mut traced = Command::new("strace");
+    let inject = format!("inject={call}:delay_enter={}:when=1", moment.as_micros());
+    traced.args(["-f", "-o", "/dev/null", "-e", &format!("trace={call}"), "-e", &inject]);
+    traced.args(path.iter().flat_map(|path| ["-P".as_ref(), path.as_os_str()]));
+    traced.arg(plain.get_program()).args(plain.get_args());
+    traced.envs(plain.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    traced
 }
 
 /// H-08: what is no socket is never removed, neither at the path nor where the lock file would be.
@@ -706,6 +723,59 @@ fn h_08_a_path_replaced_under_our_hands() {
             eprintln!("{made} made, {told} told");
         });
     });
+}
+
+/// H-08: the same, with the moment before the mode is widened made long by strace(1), when the path has just been seen
+/// to be a socket: neither a file nor another socket that is put there is changed, and it is an error.
+#[test]
+fn h_08_a_path_replaced_before_it_is_widened() {
+    const NAME: &str = "h_08_a_path_replaced_before_it_is_widened";
+    const MOMENT: Duration = Duration::from_millis(500);
+    if let Some(words) = arguments("binder") {
+        umask(Mode::from_bits_truncate(0o077));
+        say(std::process::id());
+        assert_eq!(told(), "now");
+        let result = Listener::options().mode(0o666).bind(&words[0]);
+        return say(matches!(result, Err(EndpointError::InUse { call: "bind", .. })));
+    }
+    if !can_trace(NAME) {
+        return;
+    }
+    let (_guard, directory) = common::directory();
+    let (path, ours) = (directory.join("socket"), directory.join("ours"));
+    for make in [(|path| drop(File::create_new(path).unwrap())) as fn(&Path), make_stale] {
+        make(&ours);
+        fs::set_permissions(&ours, Permissions::from_mode(0o600)).unwrap();
+        let in_time = (0..10).any(|_| {
+            let plain = common::rerun(NAME, &format!("binder {}", path.display()));
+            let mut binder = Other::start(slowed(&plain, "openat", Some(&path), MOMENT));
+            let tasks = format!("/proc/{}/task", binder.hear());
+            let before = Instant::now();
+            binder.tell("now");
+            let opens = || {
+                let mut calls = fs::read_dir(&tasks).unwrap().map(|task| task.unwrap().path().join("syscall"));
+                calls.any(|call| {
+                    let openat = format!("{} ", nix::libc::SYS_openat);
+                    fs::read_to_string(call).is_ok_and(|call| call.starts_with(&openat))
+                })
+            };
+            while !exists(&path) || !opens() {
+                assert!(before.elapsed() < LONG);
+            }
+            fs::hard_link(&ours, directory.join("trap")).unwrap();
+            fs::rename(directory.join("trap"), &path).unwrap();
+            let in_time = before.elapsed() < MOMENT;
+            let told = binder.hear();
+            assert_eq!(mode_of(&ours), 0o600);
+            assert!(!in_time || told == "true", "{told}");
+            binder.passes();
+            let _ = fs::remove_file(&path);
+            let _ = fs::remove_file(lock_of(&path));
+            in_time
+        });
+        assert!(in_time);
+        fs::remove_file(&ours).unwrap();
+    }
 }
 
 /// H-08: without /proc, the bits that the umask took cannot be put back: that is an error that says so, and no path is
@@ -1030,63 +1100,65 @@ fn h_08_a_full_table() {
 /// connection; what has no deadline waits afterwards as before.
 #[test]
 fn h_08_deadlines_and_non_blocking_use() {
-    let (_guard, directory) = common::directory();
-    let path = directory.join("socket");
-    for kind in KINDS {
-        let address = pathname(&path);
-        let listener = Listener::options().kind(kind).bind(&path).unwrap();
-        let connect = || Channel::connect_to(&address, kind).unwrap();
-        let deadline = Instant::now() + Duration::from_millis(50);
-        assert!(matches!(listener.accept_deadline(anybody, deadline), Err(ChannelError::TimedOut)));
-        assert!(Instant::now() >= deadline);
-        let client = connect();
-        drop(listener.accept_deadline(anybody, deadline).unwrap());
-        drop(client);
+    common::alone("h_08_deadlines_and_non_blocking_use", || {
+        let (_guard, directory) = common::directory();
+        let path = directory.join("socket");
+        for kind in KINDS {
+            let address = pathname(&path);
+            let listener = Listener::options().kind(kind).bind(&path).unwrap();
+            let connect = || Channel::connect_to(&address, kind).unwrap();
+            let deadline = Instant::now() + Duration::from_millis(50);
+            assert!(matches!(listener.accept_deadline(anybody, deadline), Err(ChannelError::TimedOut)));
+            assert!(Instant::now() >= deadline);
+            let client = connect();
+            drop(listener.accept_deadline(anybody, deadline).unwrap());
+            drop(client);
 
-        // One connection and two that wait for it, each for as long as it was told.
-        let got = thread::scope(|scope| {
-            let wait = || listener.accept_deadline(anybody, Instant::now() + Duration::from_secs(1));
-            let both = [scope.spawn(wait), scope.spawn(wait)];
-            let _client = connect();
-            both.map(|one| one.join().unwrap())
-        });
-        let mut got = got.map(|result| result.map(drop));
-        got.sort_by_key(Result::is_err);
-        assert!(matches!(got, [Ok(()), Err(ChannelError::TimedOut)]), "{got:?}");
-
-        // An accept without deadline waits, though deadlines have made the description non-blocking.
-        thread::scope(|scope| {
-            let (sender, thread) = std::sync::mpsc::channel();
-            let listener = &listener;
-            let waiting = scope.spawn(move || {
-                sender.send(nix::unistd::gettid()).unwrap();
-                listener.accept(anybody).map(drop)
+            // One connection and two that wait for it, each for as long as it was told.
+            let got = thread::scope(|scope| {
+                let wait = || listener.accept_deadline(anybody, Instant::now() + Duration::from_secs(1));
+                let both = [scope.spawn(wait), scope.spawn(wait)];
+                let _client = connect();
+                both.map(|one| one.join().unwrap())
             });
-            let status = format!("/proc/self/task/{}/status", thread.recv().unwrap());
-            let asleep = || fs::read_to_string(&status).is_ok_and(|status| status.contains("State:\tS"));
-            let until = soon();
-            while !asleep() && !waiting.is_finished() {
-                assert!(Instant::now() < until);
-                thread::yield_now();
-            }
-            let _client = connect();
-            waiting.join().unwrap().unwrap();
-        });
+            let mut got = got.map(|result| result.map(drop));
+            got.sort_by_key(Result::is_err);
+            assert!(matches!(got, [Ok(()), Err(ChannelError::TimedOut)]), "{got:?}");
 
-        listener.set_nonblocking(true).unwrap();
-        assert!(matches!(listener.accept(anybody), Err(ChannelError::WouldBlock)));
-        assert!(!is_readable(listener.as_fd(), PollTimeout::ZERO));
-        let client = connect();
-        assert!(is_readable(listener.as_fd(), PollTimeout::MAX));
-        let server = listener.accept(anybody).unwrap();
-        client.send(b"x", &[]).unwrap();
-        // A channel of a non-blocking listener waits: on Linux the flag is not inherited.
-        let flags = OFlag::from_bits_retain(fcntl(&server, FcntlArg::F_GETFL).unwrap());
-        assert!(!flags.contains(OFlag::O_NONBLOCK));
-        assert_eq!(received(&within(server)).bytes(), b"x");
-        listener.set_nonblocking(false).unwrap();
-        assert!(matches!(listener.accept_deadline(anybody, Instant::now()), Err(ChannelError::TimedOut)));
-    }
+            // An accept without deadline waits, though deadlines have made the description non-blocking.
+            thread::scope(|scope| {
+                let (sender, thread) = std::sync::mpsc::channel();
+                let listener = &listener;
+                let waiting = scope.spawn(move || {
+                    sender.send(nix::unistd::gettid()).unwrap();
+                    listener.accept(anybody).map(drop)
+                });
+                let status = format!("/proc/self/task/{}/status", thread.recv().unwrap());
+                let asleep = || fs::read_to_string(&status).is_ok_and(|status| status.contains("State:\tS"));
+                let until = soon();
+                while !asleep() && !waiting.is_finished() {
+                    assert!(Instant::now() < until);
+                    thread::yield_now();
+                }
+                let _client = connect();
+                waiting.join().unwrap().unwrap();
+            });
+
+            listener.set_nonblocking(true).unwrap();
+            assert!(matches!(listener.accept(anybody), Err(ChannelError::WouldBlock)));
+            assert!(!is_readable(listener.as_fd(), PollTimeout::ZERO));
+            let client = connect();
+            assert!(is_readable(listener.as_fd(), PollTimeout::MAX));
+            let server = listener.accept(anybody).unwrap();
+            client.send(b"x", &[]).unwrap();
+            // A channel of a non-blocking listener waits: on Linux the flag is not inherited.
+            let flags = OFlag::from_bits_retain(fcntl(&server, FcntlArg::F_GETFL).unwrap());
+            assert!(!flags.contains(OFlag::O_NONBLOCK));
+            assert_eq!(received(&within(server)).bytes(), b"x");
+            listener.set_nonblocking(false).unwrap();
+            assert!(matches!(listener.accept_deadline(anybody, Instant::now()), Err(ChannelError::TimedOut)));
+        }
+    });
 }
 
 /// H-08: a listener that another process opened, as systemd does, is one when the kernel says so; its path stays.

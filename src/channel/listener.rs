@@ -55,8 +55,9 @@ use crate::sys::socket as sys;
 ///    directory or a symbolic link is [`EndpointError::Occupied`], a socket that a program without lock file has bound
 ///    is `InUse`. (Such a program may be woken by an empty connection on kernels other than Linux's own.)
 ///
-/// What remains: a program that knows nothing of the lock file and replaces the path in the moment between looking and
-/// removing.
+/// A file of no bytes at `<path>.lock` is taken for a lock file, whoever made it, and is removed in the end; one with
+/// content is `Occupied`. What remains is a program that knows nothing of the lock file and replaces the path in the
+/// moment between looking and removing: let all that listen at a path be of one make, or give each its own.
 ///
 /// Dropping the listener removes the path, if it is still the socket that this listener made, and the lock file, and
 /// closes both. In a process that was forked from the one that bound it, dropping only closes, and the lock is held

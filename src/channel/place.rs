@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 use std::process;
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, open};
+use nix::fcntl::AT_FDCWD;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
-use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, fstat};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
 use nix::unistd::geteuid;
 
 use super::{Kind, address};
@@ -70,12 +70,15 @@ impl Place {
     /// There is no call that changes the mode of a bound socket's path by the socket. By the path it could be
     /// another's: so it is opened, looked at, and changed through what was opened.
     fn widen(&self, mode: u32, asked: &str) -> Result<(), EndpointError> {
-        let failed = |call| move |errno: Errno| address::os(asked, call, errno.into());
-        let path = open(&self.path, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())
-            .map_err(|errno| if errno == Errno::ENOENT { replaced(asked) } else { failed("open(O_PATH)")(errno) })?;
-        let there = fstat(&path).map_err(failed("fstat"))?;
-        let socket = SFlag::from_bits_truncate(there.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFSOCK;
-        if !socket || (there.st_dev, there.st_ino) != self.made || there.st_uid != geteuid().as_raw() {
+        let path =
+            OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(&self.path).map_err(
+                |error| match error.kind() {
+                    io::ErrorKind::NotFound => replaced(asked),
+                    _ => address::os(asked, "open(O_PATH)", error),
+                },
+            )?;
+        let there = path.metadata().map_err(|error| address::os(asked, "fstat", error))?;
+        if inode(&there) != self.made || there.uid() != geteuid().as_raw() {
             return Err(replaced(asked));
         }
         let opened = format!("/proc/self/fd/{}", path.as_raw_fd());
@@ -85,7 +88,7 @@ impl Place {
                 asked: asked.to_owned(),
                 why: "the umask took bits of the mode away, put back through /proc: mount it, or change the umask",
             },
-            errno => failed("fchmodat")(errno),
+            errno => address::os(asked, "fchmodat", errno.into()),
         })
     }
 }
