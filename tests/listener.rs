@@ -580,9 +580,14 @@ fn can_trace(name: &str) -> bool {
 
 /// `plain`, whose first system call of this name, and for this path if one is given, takes a moment longer to begin.
 fn slowed(plain: &Command, call: &str, path: Option<&Path>, moment: Duration) -> Command {
+    let what = format!("delay_enter={}", moment.as_micros());
+    injected(plain, call, path, &what)
+}
+
+fn injected(plain: &Command, calls: &str, path: Option<&Path>, what: &str) -> Command {
     let mut traced = Command::new("strace");
-    let inject = format!("inject={call}:delay_enter={}:when=1", moment.as_micros());
-    traced.args(["-f", "-o", "/dev/null", "-e", &format!("trace={call}"), "-e", &inject]);
+    let inject = format!("inject={calls}:{what}:when=1");
+    traced.args(["-f", "-o", "/dev/null", "-e", &format!("trace={calls}"), "-e", &inject]);
     traced.args(path.iter().flat_map(|path| ["-P".as_ref(), path.as_os_str()]));
     traced.arg(plain.get_program()).args(plain.get_args());
     traced.envs(plain.get_envs().filter_map(|(key, value)| Some((key, value?))));
@@ -1159,6 +1164,39 @@ fn h_08_deadlines_and_non_blocking_use() {
             assert!(matches!(listener.accept_deadline(anybody, Instant::now()), Err(ChannelError::TimedOut)));
         }
     });
+}
+
+/// H-08: what is interrupted is made again: locking, connecting, accepting and waiting; so is an accept for somebody
+/// who has gone. What the system has run out of is an error, after which the listener goes on.
+#[test]
+fn h_08_interrupted_calls() {
+    const NAME: &str = "h_08_interrupted_calls";
+    if let Some(words) = arguments("interrupted") {
+        let [path, what] = &words[..] else { unreachable!() };
+        let listener = Listener::bind(path).unwrap();
+        let client = within(Channel::connect(path).unwrap());
+        if what == "ENFILE" {
+            let error = listener.accept(anybody).unwrap_err();
+            let ChannelError::Os { call: "accept4", source } = &error else { unreachable!("{error}") };
+            assert_eq!(source.raw_os_error(), Some(nix::libc::ENFILE));
+        }
+        client.send(b"here", &[]).unwrap();
+        assert_eq!(received(&within(listener.accept(anybody).unwrap())).bytes(), b"here");
+        let deadline = Instant::now() + Duration::from_millis(20);
+        assert!(matches!(listener.accept_deadline(anybody, deadline), Err(ChannelError::TimedOut)));
+        return assert!(Instant::now() >= deadline);
+    }
+    if !can_trace(NAME) {
+        return;
+    }
+    let (_guard, directory) = common::directory();
+    let path = directory.join("socket");
+    let cases = [("accept4", "ECONNABORTED"), ("accept4", "ENFILE"), ("flock,connect,accept4,?poll,?ppoll", "EINTR")];
+    for (calls, errno) in cases {
+        let plain = common::rerun(NAME, &format!("interrupted {} {errno}", path.display()));
+        Other::start(injected(&plain, calls, None, &format!("error={errno}"))).passes();
+        assert!(names_in(&directory).is_empty(), "{calls} {errno}");
+    }
 }
 
 /// H-08: a listener that another process opened, as systemd does, is one when the kernel says so; its path stays.
