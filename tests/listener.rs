@@ -151,6 +151,11 @@ fn received(channel: &Channel) -> Packet {
     packet
 }
 
+fn pipe() -> (File, File) {
+    let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).unwrap();
+    (reader.into(), writer.into())
+}
+
 fn is_close_on_exec(fd: impl AsFd) -> bool {
     FdFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFD).unwrap()).contains(FdFlag::FD_CLOEXEC)
 }
@@ -213,7 +218,7 @@ fn h_08_both_directions_with_descriptors() {
         assert!(is_close_on_exec(&channel));
         let peer = channel.peer_credentials().unwrap();
         assert_eq!((peer.pid, peer.uid), (server.parse().ok(), geteuid().as_raw()));
-        let (mut reader, writer) = std::io::pipe().unwrap();
+        let (mut reader, writer) = pipe();
         channel.send(b"write here", &[writer.as_fd()]).unwrap();
         drop(writer);
         let mut text = String::new();
@@ -243,7 +248,7 @@ fn h_08_both_directions_with_descriptors() {
             let mut request = received(&channel);
             assert_eq!(request.bytes(), b"write here");
             File::from(request.take_fds().next().unwrap()).write_all(b"written by the server").unwrap();
-            let (reader, mut writer) = std::io::pipe().unwrap();
+            let (reader, mut writer) = pipe();
             writer.write_all(b"left by the server").unwrap();
             channel.send(b"read there", &[reader.as_fd()]).unwrap();
             drop(writer);
@@ -260,7 +265,7 @@ fn h_08_a_refused_peer_is_not_received_from() {
     const NAME: &str = "h_08_a_refused_peer_is_not_received_from";
     if let Some(words) = arguments("client") {
         let channel = within(Channel::connect_to(&address_of(&words[0]), kind_of(&words[1])).unwrap());
-        let (mut reader, writer) = std::io::pipe().unwrap();
+        let (mut reader, writer) = pipe();
         channel.send(b"unwanted", &[writer.as_fd()]).unwrap();
         drop(writer);
         say("sent");
@@ -283,7 +288,8 @@ fn h_08_a_refused_peer_is_not_received_from() {
                 if common::is_root() {
                     command.uid(uid).gid(NOBODY);
                 }
-                let mut other = Other::start(command.current_dir("/").env("RUST_BACKTRACE", "0").take());
+                command.current_dir("/");
+                let mut other = Other::start(command);
                 assert_eq!(other.hear(), "sent");
                 let before = common::open_fds();
                 let result = listener.accept_deadline(
@@ -307,16 +313,6 @@ fn h_08_a_refused_peer_is_not_received_from() {
             }
         }
     });
-}
-
-trait Take {
-    fn take(&mut self) -> Self;
-}
-
-impl Take for Command {
-    fn take(&mut self) -> Self {
-        std::mem::replace(self, Self::new("false"))
-    }
 }
 
 /// H-08: what a killed listener has left behind is replaced, and nothing is left when the next one is dropped.
