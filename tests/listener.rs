@@ -358,75 +358,77 @@ fn h_08_a_path_in_use_is_not_replaced() {
         greets(&listener, &pathname(Path::new(&told())));
         return;
     }
-    let (_guard, directory) = common::directory();
-    let path = directory.join("socket");
-    let refused = || {
-        let before = inode_of(&path);
-        for kind in KINDS {
-            let error = Listener::options().kind(kind).bind(&path).unwrap_err();
-            assert!(matches!(error, EndpointError::InUse { .. }), "{error}");
-            let said = error.to_string();
-            assert!(said.contains(path.to_str().unwrap()), "{said}");
-        }
-        assert_eq!(inode_of(&path), before);
-    };
+    common::alone("h_08_a_path_in_use_is_not_replaced", || {
+        let (_guard, directory) = common::directory();
+        let path = directory.join("socket");
+        let refused = || {
+            let before = inode_of(&path);
+            for kind in KINDS {
+                let error = Listener::options().kind(kind).bind(&path).unwrap_err();
+                assert!(matches!(error, EndpointError::InUse { .. }), "{error}");
+                let said = error.to_string();
+                assert!(said.contains(path.to_str().unwrap()), "{said}");
+            }
+            assert_eq!(inode_of(&path), before);
+        };
 
-    let mut other = Other::start(common::rerun(NAME, &format!("listener {}", path.display())));
-    assert_eq!(other.hear(), "listening");
-    refused();
-    // Without the lock it is still seen by the socket.
-    fs::remove_file(lock_of(&path)).unwrap();
-    refused();
-    other.tell(path.to_str().unwrap());
-    other.passes();
-    assert!(names_in(&directory).is_empty());
-
-    let here = Listener::bind(&path).unwrap();
-    refused();
-    greets(&here, &pathname(&path));
-    drop(here);
-
-    let foreign = UnixListener::bind(&path).unwrap();
-    refused();
-    foreign.set_nonblocking(true).unwrap();
-    assert_eq!(foreign.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "it was woken");
-    let waiting = std::iter::from_fn(|| {
-        // A backlog of 0, until it is full.
-        nix::sys::socket::listen(&foreign, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
-        let address = pathname(&path);
-        Channel::connect_deadline(&address, Kind::Stream, Instant::now() + Duration::from_millis(10)).ok()
-    });
-    let waiting: Vec<_> = waiting.collect();
-    assert!(!waiting.is_empty());
-    refused();
-    drop((waiting, foreign));
-    fs::remove_file(&path).unwrap();
-
-    let datagrams = UnixDatagram::bind(&path).unwrap();
-    refused();
-    let sender = UnixDatagram::unbound().unwrap();
-    sender.send_to(b"still there", &path).unwrap();
-    assert_eq!(datagrams.recv(&mut [0; 32]).unwrap(), 11);
-    // One that talks to somebody else only: connect(2) says EPERM.
-    let elsewhere = UnixDatagram::bind(directory.join("elsewhere")).unwrap();
-    datagrams.connect(directory.join("elsewhere")).unwrap();
-    refused();
-    drop((datagrams, elsewhere));
-    fs::remove_file(&path).unwrap();
-
-    for socket_type in [SockType::SeqPacket, SockType::Stream] {
-        let _not_yet = bound(&path, socket_type);
+        let mut other = Other::start(common::rerun(NAME, &format!("listener {}", path.display())));
+        assert_eq!(other.hear(), "listening");
         refused();
+        // Without the lock it is still seen by the socket.
+        fs::remove_file(lock_of(&path)).unwrap();
+        refused();
+        other.tell(path.to_str().unwrap());
+        other.passes();
+        assert!(names_in(&directory).is_empty());
+
+        let here = Listener::bind(&path).unwrap();
+        refused();
+        greets(&here, &pathname(&path));
+        drop(here);
+
+        let foreign = UnixListener::bind(&path).unwrap();
+        refused();
+        foreign.set_nonblocking(true).unwrap();
+        assert_eq!(foreign.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "it was woken");
+        let waiting = std::iter::from_fn(|| {
+            // A backlog of 0, until it is full.
+            nix::sys::socket::listen(&foreign, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
+            let address = pathname(&path);
+            Channel::connect_deadline(&address, Kind::Stream, Instant::now() + Duration::from_millis(10)).ok()
+        });
+        let waiting: Vec<_> = waiting.collect();
+        assert!(!waiting.is_empty());
+        refused();
+        drop((waiting, foreign));
         fs::remove_file(&path).unwrap();
-    }
-    // An abstract name.
-    let name = abstract_name("in-use");
-    let holder = Listener::options().bind_addr(&name).unwrap();
-    let error = Listener::options().bind_addr(&name).unwrap_err();
-    assert!(matches!(error, EndpointError::InUse { .. }), "{error}");
-    greets(&holder, &name);
-    drop(holder);
-    drop(Listener::options().bind_addr(&name).unwrap());
+
+        let datagrams = UnixDatagram::bind(&path).unwrap();
+        refused();
+        let sender = UnixDatagram::unbound().unwrap();
+        sender.send_to(b"still there", &path).unwrap();
+        assert_eq!(datagrams.recv(&mut [0; 32]).unwrap(), 11);
+        // One that talks to somebody else only: connect(2) says EPERM.
+        let elsewhere = UnixDatagram::bind(directory.join("elsewhere")).unwrap();
+        datagrams.connect(directory.join("elsewhere")).unwrap();
+        refused();
+        drop((datagrams, elsewhere));
+        fs::remove_file(&path).unwrap();
+
+        for socket_type in [SockType::SeqPacket, SockType::Stream] {
+            let _not_yet = bound(&path, socket_type);
+            refused();
+            fs::remove_file(&path).unwrap();
+        }
+        // An abstract name.
+        let name = abstract_name("in-use");
+        let holder = Listener::options().bind_addr(&name).unwrap();
+        let error = Listener::options().bind_addr(&name).unwrap_err();
+        assert!(matches!(error, EndpointError::InUse { .. }), "{error}");
+        greets(&holder, &name);
+        drop(holder);
+        drop(Listener::options().bind_addr(&name).unwrap());
+    });
 }
 
 /// H-08: of processes that find one stale path at the same moment, one listens and is reached, and the others are told.
@@ -838,52 +840,57 @@ fn h_08_what_cannot_be() {
 #[test]
 fn h_08_why_there_is_no_connection() {
     const NAME: &str = "h_08_why_there_is_no_connection";
-    let (_guard, directory) = common::directory();
-    let (path, stale) = (directory.join("socket"), directory.join("stale"));
-    let says = |error: EndpointError, path: &Path| {
-        let said = error.to_string();
-        assert!(said.contains(path.to_str().unwrap()) && said.contains("connect"), "{said}");
-        error
-    };
-    let error = says(Channel::connect(&path).unwrap_err(), &path);
-    assert!(matches!(error, EndpointError::NotFound { call: "connect", .. }), "{error:?}");
-    assert_eq!(std::io::Error::from(error).kind(), std::io::ErrorKind::NotFound);
-    make_stale(&stale);
-    let error = says(Channel::connect(&stale).unwrap_err(), &stale);
-    assert!(matches!(error, EndpointError::NobodyListens { call: "connect", .. }), "{error:?}");
-    let error = Channel::connect_to(&abstract_name("nobody"), Kind::SeqPacket).unwrap_err();
-    assert!(matches!(error, EndpointError::NobodyListens { .. }) && error.to_string().contains("@fdbroker"), "{error}");
-    for (ours, theirs) in [(Kind::SeqPacket, Kind::Stream), (Kind::Stream, Kind::SeqPacket)] {
-        let _listener = Listener::options().kind(theirs).bind(&path).unwrap();
-        let error = says(Channel::connect_to(&pathname(&path), ours).unwrap_err(), &path);
-        assert!(matches!(error, EndpointError::WrongKind { kind, .. } if kind == ours), "{error:?}");
-    }
+    common::alone("h_08_why_there_is_no_connection", || {
+        let (_guard, directory) = common::directory();
+        let (path, stale) = (directory.join("socket"), directory.join("stale"));
+        let says = |error: EndpointError, path: &Path| {
+            let said = error.to_string();
+            assert!(said.contains(path.to_str().unwrap()) && said.contains("connect"), "{said}");
+            error
+        };
+        let error = says(Channel::connect(&path).unwrap_err(), &path);
+        assert!(matches!(error, EndpointError::NotFound { call: "connect", .. }), "{error:?}");
+        assert_eq!(std::io::Error::from(error).kind(), std::io::ErrorKind::NotFound);
+        make_stale(&stale);
+        let error = says(Channel::connect(&stale).unwrap_err(), &stale);
+        assert!(matches!(error, EndpointError::NobodyListens { call: "connect", .. }), "{error:?}");
+        let error = Channel::connect_to(&abstract_name("nobody"), Kind::SeqPacket).unwrap_err();
+        assert!(
+            matches!(error, EndpointError::NobodyListens { .. }) && error.to_string().contains("@fdbroker"),
+            "{error}"
+        );
+        for (ours, theirs) in [(Kind::SeqPacket, Kind::Stream), (Kind::Stream, Kind::SeqPacket)] {
+            let _listener = Listener::options().kind(theirs).bind(&path).unwrap();
+            let error = says(Channel::connect_to(&pathname(&path), ours).unwrap_err(), &path);
+            assert!(matches!(error, EndpointError::WrongKind { kind, .. } if kind == ours), "{error:?}");
+        }
 
-    let listener = Listener::options().backlog(0).bind(&path).unwrap();
-    let first = Channel::connect(&path).unwrap();
-    let address = pathname(&path);
-    for deadline in [Instant::now(), Instant::now() + Duration::from_millis(30)] {
-        let error = says(Channel::connect_deadline(&address, Kind::SeqPacket, deadline).unwrap_err(), &path);
-        assert!(matches!(error, EndpointError::QueueFull { .. }), "{error:?}");
-        assert!(Instant::now() >= deadline);
-    }
-    // Without a deadline it waits its turn.
-    thread::scope(|scope| {
-        let second = scope.spawn(|| Channel::connect(&path).unwrap());
-        drop(listener.accept_deadline(anybody, soon()).unwrap());
-        drop(listener.accept_deadline(anybody, soon()).unwrap());
-        second.join().unwrap();
+        let listener = Listener::options().backlog(0).bind(&path).unwrap();
+        let first = Channel::connect(&path).unwrap();
+        let address = pathname(&path);
+        for deadline in [Instant::now(), Instant::now() + Duration::from_millis(30)] {
+            let error = says(Channel::connect_deadline(&address, Kind::SeqPacket, deadline).unwrap_err(), &path);
+            assert!(matches!(error, EndpointError::QueueFull { .. }), "{error:?}");
+            assert!(Instant::now() >= deadline);
+        }
+        // Without a deadline it waits its turn.
+        thread::scope(|scope| {
+            let second = scope.spawn(|| Channel::connect(&path).unwrap());
+            drop(listener.accept_deadline(anybody, soon()).unwrap());
+            drop(listener.accept_deadline(anybody, soon()).unwrap());
+            second.join().unwrap();
+        });
+        drop((first, listener));
+        // What a deadline limits is the connecting: a receive waits as ever, which its own deadline shows to have been
+        // reached.
+        let listener = Listener::bind(&path).unwrap();
+        let client = Channel::connect_deadline(&address, Kind::SeqPacket, Instant::now() + LONG).unwrap();
+        let timeout = nix::sys::socket::getsockopt(&client, nix::sys::socket::sockopt::SendTimeout).unwrap();
+        assert_eq!((timeout.tv_sec(), timeout.tv_usec()), (0, 0));
+        drop((client, listener));
+
+        permissions(NAME, &directory);
     });
-    drop((first, listener));
-    // What a deadline limits is the connecting: a receive waits as ever, which its own deadline shows to have been
-    // reached.
-    let listener = Listener::bind(&path).unwrap();
-    let client = Channel::connect_deadline(&address, Kind::SeqPacket, Instant::now() + LONG).unwrap();
-    let timeout = nix::sys::socket::getsockopt(&client, nix::sys::socket::sockopt::SendTimeout).unwrap();
-    assert_eq!((timeout.tv_sec(), timeout.tv_usec()), (0, 0));
-    drop((client, listener));
-
-    permissions(NAME, &directory);
 }
 
 /// As an ordinary user: a socket that is not for others, and a directory that is not for us.
@@ -1202,7 +1209,9 @@ fn h_08_k_16_an_inherited_listener() {
     const NAME: &str = "h_08_k_16_an_inherited_listener";
     if common::role().is_some() {
         nix::unistd::alarm::set(120);
-        let listener = Listener::try_from(std::io::stdin().as_fd().try_clone_to_owned().unwrap()).unwrap();
+        let socket = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
+        fcntl(&socket, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+        let listener = Listener::try_from(socket).unwrap();
         assert!(is_close_on_exec(&listener));
         let channel = within(listener.accept_deadline(anybody, soon()).unwrap());
         assert_eq!(channel.kind(), listener.kind());
@@ -1230,25 +1239,33 @@ fn h_08_k_16_an_inherited_listener() {
         assert!(exists(&path), "it is not the child's to remove");
         fs::remove_file(&path).unwrap();
     }
+}
 
-    let none = |fd: OwnedFd, why: &str| match Listener::try_from(fd) {
-        Err(EndpointError::NotAListener { what }) => assert!(what.contains(why), "{what}"),
-        result => unreachable!("{why}: {result:?}"),
-    };
-    none(File::open("/dev/null").unwrap().into(), "not a socket");
-    let path_only = OpenOptions::new().read(true).custom_flags(nix::libc::O_PATH).open("/dev/null").unwrap();
-    none(path_only.into(), "not a socket");
-    none(std::net::TcpListener::bind("127.0.0.1:0").unwrap().into(), "not a UNIX socket");
-    none(UnixDatagram::unbound().unwrap().into(), "datagram");
-    none(UnixStream::pair().unwrap().0.into(), "does not listen");
-    none(bound(&path, SockType::Stream), "does not listen");
-    // What was non-blocking is.
-    let foreign = UnixListener::bind(directory.join("foreign")).unwrap();
-    foreign.set_nonblocking(true).unwrap();
-    let listener = Listener::try_from(OwnedFd::from(foreign)).unwrap();
-    assert!(matches!(listener.accept(anybody), Err(ChannelError::WouldBlock)));
-    drop(listener);
-    assert!(fs::symlink_metadata(directory.join("foreign")).unwrap().file_type().is_socket());
+/// H-08: what is given as a listener and is none is said to be none; what was non-blocking stays so, and a path stays.
+#[test]
+fn h_08_what_is_no_listener() {
+    common::alone("h_08_what_is_no_listener", || {
+        let (_guard, directory) = common::directory();
+        let path = directory.join("socket");
+        let none = |fd: OwnedFd, why: &str| match Listener::try_from(fd) {
+            Err(EndpointError::NotAListener { what }) => assert!(what.contains(why), "{what}"),
+            result => unreachable!("{why}: {result:?}"),
+        };
+        none(File::open("/dev/null").unwrap().into(), "not a socket");
+        let path_only = OpenOptions::new().read(true).custom_flags(nix::libc::O_PATH).open("/dev/null").unwrap();
+        none(path_only.into(), "not a socket");
+        none(std::net::TcpListener::bind("127.0.0.1:0").unwrap().into(), "not a UNIX socket");
+        none(UnixDatagram::unbound().unwrap().into(), "datagram");
+        none(UnixStream::pair().unwrap().0.into(), "does not listen");
+        none(bound(&path, SockType::Stream), "does not listen");
+        // What was non-blocking is.
+        let foreign = UnixListener::bind(directory.join("foreign")).unwrap();
+        foreign.set_nonblocking(true).unwrap();
+        let listener = Listener::try_from(OwnedFd::from(foreign)).unwrap();
+        assert!(matches!(listener.accept(anybody), Err(ChannelError::WouldBlock)));
+        drop(listener);
+        assert!(fs::symlink_metadata(directory.join("foreign")).unwrap().file_type().is_socket());
+    });
 }
 
 /// K16: of a pair, both ends name who made it, whoever holds them: the child that has one finds its parent there, and
