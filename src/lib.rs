@@ -54,8 +54,10 @@ pub mod wire;
 pub use broker::{Broker, Event, Record, Service};
 pub use channel::{Channel, Credentials, DEFAULT_MAX_FDS, Kind, MAX_FDS, Packet, PidFd, raw, typed};
 #[cfg(target_os = "linux")]
+pub use channel::{Listener, ListenerOptions};
+#[cfg(target_os = "linux")]
 pub use client::Client;
-pub use error::{ChannelError, TakeError};
+pub use error::{ChannelError, EndpointError, TakeError};
 #[cfg(target_os = "linux")]
 pub use error::{ClientError, Fault, LockdownError, PolicyError, SpawnError, SplitError};
 #[cfg(target_os = "linux")]

@@ -3,6 +3,8 @@
 mod adopt;
 mod lane;
 mod many;
+#[cfg(target_os = "linux")]
+mod named;
 mod packet;
 mod peer;
 pub mod raw;
@@ -11,6 +13,8 @@ mod stream;
 pub mod typed;
 mod wait;
 
+#[cfg(target_os = "linux")]
+pub use named::{Listener, ListenerOptions};
 pub use packet::Packet;
 pub use peer::{Credentials, PidFd};
 

@@ -7,4 +7,4 @@ mod channel;
 
 #[cfg(target_os = "linux")]
 pub use broker::{ClientError, Fault, LockdownError, PolicyError, SpawnError, SplitError};
-pub use channel::{ChannelError, TakeError};
+pub use channel::{ChannelError, EndpointError, TakeError};

@@ -7,6 +7,8 @@
 pub(crate) mod child;
 #[cfg(target_os = "linux")]
 pub(crate) mod descriptor;
+#[cfg(target_os = "linux")]
+pub(crate) mod lock;
 pub(crate) mod platform;
 pub(crate) mod scm;
 pub(crate) mod socket;

@@ -180,7 +180,7 @@ pub(crate) fn refuse_descriptors(socket: BorrowedFd<'_>) -> io::Result<bool> {
 }
 
 /// Whether socket options have the numbers of include/uapi/asm-generic/socket.h.
-const GENERIC_NUMBERS: bool = cfg!(target_os = "linux")
+pub(super) const GENERIC_NUMBERS: bool = cfg!(target_os = "linux")
     && cfg!(not(any(target_arch = "mips", target_arch = "mips64", target_arch = "sparc", target_arch = "sparc64")));
 
 /// SO_PASSCRED of Linux. The BSDs have other things of the kind, which are not used here.

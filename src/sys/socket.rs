@@ -2,6 +2,11 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+#[cfg(target_os = "linux")]
+use std::{
+    os::fd::{FromRawFd, OwnedFd},
+    ptr,
+};
 
 use super::platform;
 
@@ -43,12 +48,41 @@ pub(crate) fn has_unread(socket: BorrowedFd<'_>) -> io::Result<bool> {
     if status == 0 { Ok(bytes > 0) } else { Err(io::Error::last_os_error()) }
 }
 
-/// listen(2), with any backlog: nix refuses one over libc's SOMAXCONN, where the kernel cuts it to `net.core.somaxconn`.
+/// listen(2), with any backlog: nix refuses one over libc's SOMAXCONN, where the kernel cuts it to
+/// `net.core.somaxconn`.
 #[cfg(target_os = "linux")]
 pub(crate) fn listen(socket: BorrowedFd<'_>, backlog: libc::c_int) -> io::Result<()> {
     // SAFETY: takes numbers.
     let status = unsafe { libc::listen(socket.as_raw_fd(), backlog) };
     if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// accept4(2) with close-on-exec, once: EINTR is the caller's. The peer's address is not asked for.
+#[cfg(target_os = "linux")]
+pub(crate) fn accept(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: null pointers say that no address is wanted; the rest are numbers.
+    let number = unsafe { libc::accept4(socket.as_raw_fd(), ptr::null_mut(), ptr::null_mut(), libc::SOCK_CLOEXEC) };
+    if number < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel installed it a moment ago for this call, and nobody else in this process knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// A pidfd of the process that SO_PEERCRED names (SO_PEERPIDFD, include/uapi/asm-generic/socket.h). The kernel makes it
+/// close-on-exec. ENOPROTOOPT before Linux 6.5.
+#[cfg(target_os = "linux")]
+pub(crate) fn peer_pidfd(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    const SO_PEERPIDFD: libc::c_int = 77;
+    if !platform::GENERIC_NUMBERS {
+        return Err(io::Error::from_raw_os_error(libc::ENOPROTOOPT));
+    }
+    let number = get(socket, SO_PEERPIDFD)?;
+    if number < 0 {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: the kernel installed it a moment ago for this call, and nobody else in this process knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 pub(super) fn get(socket: BorrowedFd<'_>, option: libc::c_int) -> io::Result<libc::c_int> {
