@@ -4,15 +4,20 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-
 use super::peer::SenderOptions;
 use super::{Channel, Kind, os};
 use crate::error::ChannelError;
-use crate::sys::socket;
+use crate::sys::{platform, socket};
 
 impl Channel {
-    fn adopt(socket: OwnedFd, kind: Kind) -> Self {
+    pub(super) fn adopt(socket: OwnedFd, kind: Kind) -> Self {
+        // Most are close-on-exec already, by std or by the system call that made them.
+        let _ = platform::close_on_exec(&socket);
+        Self::prepared(socket, kind)
+    }
+
+    fn prepared(socket: OwnedFd, kind: Kind) -> Self {
+        platform::prepare(&socket);
         let sender = SenderOptions::of(socket.as_fd());
         Self { sender, ..Self::over(socket, kind) }
     }
@@ -27,7 +32,7 @@ impl TryFrom<OwnedFd> for Channel {
     /// [`ChannelError::NotASocket`], or [`ChannelError::Os`]: the kernel, or who filters system calls, does not let it be asked or set.
     /// The descriptor is closed.
     fn try_from(fd: OwnedFd) -> Result<Self, ChannelError> {
-        let domain = socket::domain(fd.as_fd()).map_err(|error| no_answer("getsockopt(SO_DOMAIN)", error))?;
+        let domain = platform::domain(fd.as_fd()).map_err(|error| no_answer("getsockopt(SO_DOMAIN)", error))?;
         let kind = socket::kind(fd.as_fd()).map_err(|error| no_answer("getsockopt(SO_TYPE)", error))?;
         let kind = match (domain, kind) {
             (libc::AF_UNIX, libc::SOCK_SEQPACKET) => Kind::SeqPacket,
@@ -35,33 +40,23 @@ impl TryFrom<OwnedFd> for Channel {
             (libc::AF_UNIX, libc::SOCK_DGRAM) => Kind::Datagram,
             _ => return Err(ChannelError::NotASocket),
         };
-        close_on_exec(&fd).map_err(|errno| os("fcntl(F_SETFD)", errno.into()))?;
-        Ok(Self::adopt(fd, kind))
+        platform::close_on_exec(&fd).map_err(|error| os("fcntl(F_SETFD)", error))?;
+        Ok(Self::prepared(fd, kind))
     }
 }
 
 /// A channel of [`Kind::Stream`]: the peer must be a `Channel` too, for the framing.
 impl From<UnixStream> for Channel {
     fn from(socket: UnixStream) -> Self {
-        let socket = socket.into();
-        // Std has made most of these, and made them close-on-exec. Cannot fail on an open descriptor.
-        let _ = close_on_exec(&socket);
-        Self::adopt(socket, Kind::Stream)
+        Self::adopt(socket.into(), Kind::Stream)
     }
 }
 
 /// A channel of [`Kind::Datagram`].
 impl From<UnixDatagram> for Channel {
     fn from(socket: UnixDatagram) -> Self {
-        let socket = socket.into();
-        // As for a stream.
-        let _ = close_on_exec(&socket);
-        Self::adopt(socket, Kind::Datagram)
+        Self::adopt(socket.into(), Kind::Datagram)
     }
-}
-
-fn close_on_exec(socket: &OwnedFd) -> nix::Result<i32> {
-    fcntl(socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))
 }
 
 /// What is no socket says ENOTSOCK; what is open as a path only, EBADF.
