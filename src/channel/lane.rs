@@ -3,7 +3,9 @@
 use std::mem;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use super::Wait;
 
 /// Holds what a direction has to remember between calls. A mutex that can be waited for until a deadline, which std's cannot,
 /// since whoever is inside may wait for the peer as long as it likes.
@@ -15,27 +17,32 @@ pub(super) struct Lane<T> {
 
 #[derive(Default)]
 struct Place<T> {
-    taken: bool,
+    /// How long who is inside waits for the peer.
+    inside: Option<Wait>,
     waiting: usize,
     state: T,
 }
 
 impl<T: Default> Lane<T> {
-    /// Waits for its turn; `None` if the deadline passed before.
-    pub(super) fn enter(&self, deadline: Option<Instant>) -> Option<Turn<'_, T>> {
+    /// Waits for its turn, until when `patience` says: it is given how long who is inside waits, and since when the turn is waited
+    /// for, and answers `None` for "for ever". Answers `None` if that has passed.
+    pub(super) fn enter(&self, wait: Wait, patience: impl Fn(Wait, Instant) -> Option<Instant>) -> Option<Turn<'_, T>> {
         let mut place = self.lock();
-        while place.taken {
-            place.waiting += 1;
-            place = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
-                None => self.left.wait(place).unwrap_or_else(PoisonError::into_inner),
-                Some(time) => self.left.wait_timeout(place, time).unwrap_or_else(PoisonError::into_inner).0,
-            };
-            place.waiting -= 1;
-            if place.taken && deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+        let mut since = None;
+        while let Some(inside) = place.inside {
+            let since = *since.get_or_insert_with(Instant::now);
+            let left = patience(inside, since).map(|until| until.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
                 return None;
             }
+            place.waiting += 1;
+            place = match left {
+                None => self.left.wait(place).unwrap_or_else(PoisonError::into_inner),
+                Some(left) => self.left.wait_timeout(place, left).unwrap_or_else(PoisonError::into_inner).0,
+            };
+            place.waiting -= 1;
         }
-        place.taken = true;
+        place.inside = Some(wait);
         let state = mem::take(&mut place.state);
         Some(Turn { lane: self, state })
     }
@@ -69,10 +76,11 @@ impl<T: Default> Drop for Turn<'_, T> {
     fn drop(&mut self) {
         let mut place = self.lane.lock();
         place.state = mem::take(&mut self.state);
-        place.taken = false;
+        place.inside = None;
         // Waking somebody is a system call, also when nobody waits.
         if place.waiting > 0 {
-            self.lane.left.notify_one();
+            // All, since who waits may ask who is inside now.
+            self.lane.left.notify_all();
         }
     }
 }

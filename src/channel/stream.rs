@@ -41,7 +41,7 @@ impl Stream {
         header[..4].copy_from_slice(&length.to_le_bytes());
         header[4..].copy_from_slice(&count.to_le_bytes());
 
-        let mut outgoing = self.sending.enter(wait.deadline()).ok_or(ChannelError::TimedOut)?;
+        let mut outgoing = channel.turn_to_send(&self.sending, wait)?;
         outgoing.flush(channel, wait)?;
         let frame = [IoSlice::new(&header), IoSlice::new(bytes)];
         let sent = channel.sending(wait, |flags| scm::send(channel.as_fd(), &frame, fds.clone(), flags))?;
@@ -53,7 +53,7 @@ impl Stream {
 
     /// Sends what is left of a frame that has begun.
     pub(super) fn flush(&self, channel: &Channel, wait: Wait) -> Result<(), ChannelError> {
-        self.sending.enter(wait.deadline()).ok_or(ChannelError::TimedOut)?.flush(channel, wait)
+        channel.turn_to_send(&self.sending, wait)?.flush(channel, wait)
     }
 
     pub(super) fn recv(
@@ -63,7 +63,7 @@ impl Stream {
         budget: usize,
         packet: &mut Packet,
     ) -> Result<(), ChannelError> {
-        let mut incoming = self.receiving.enter(wait.deadline()).ok_or(ChannelError::TimedOut)?;
+        let mut incoming = channel.turn_to_receive(&self.receiving, wait)?;
         incoming.skip(channel, wait, packet)?;
         incoming.recv(channel, wait, budget, packet)
     }

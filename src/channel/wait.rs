@@ -9,8 +9,9 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt};
-use nix::sys::time::TimeValLike;
+use nix::sys::time::{TimeVal, TimeValLike};
 
+use super::lane::{Lane, Turn};
 use super::{Channel, os};
 use crate::error::ChannelError;
 
@@ -97,10 +98,50 @@ impl Channel {
             Wait::Socket => {
                 let timeout = getsockopt(&self.socket, sockopt::SendTimeout)
                     .map_err(|errno| os("getsockopt(SO_SNDTIMEO)", errno.into()))?;
-                let timeout = u64::try_from(timeout.num_microseconds()).unwrap_or(0);
-                Ok((timeout != 0).then(|| Instant::now() + Duration::from_micros(timeout)))
+                Ok(duration(timeout).map(|timeout| Instant::now() + timeout))
             }
         }
+    }
+
+    /// Waits for the other threads that send over a stream.
+    pub(super) fn turn_to_send<'l, T: Default>(
+        &self,
+        lane: &'l Lane<T>,
+        wait: Wait,
+    ) -> Result<Turn<'l, T>, ChannelError> {
+        self.turn(lane, wait, || getsockopt(&self.socket, sockopt::SendTimeout))
+    }
+
+    /// As [`turn_to_send`](Self::turn_to_send), for those that receive.
+    pub(super) fn turn_to_receive<'l, T: Default>(
+        &self,
+        lane: &'l Lane<T>,
+        wait: Wait,
+    ) -> Result<Turn<'l, T>, ChannelError> {
+        self.turn(lane, wait, || getsockopt(&self.socket, sockopt::ReceiveTimeout))
+    }
+
+    fn turn<'l, T: Default>(
+        &self,
+        lane: &'l Lane<T>,
+        wait: Wait,
+        timeout: impl Fn() -> nix::Result<TimeVal>,
+    ) -> Result<Turn<'l, T>, ChannelError> {
+        let nonblocking = || self.status_flags().is_ok_and(|flags| flags.contains(OFlag::O_NONBLOCK));
+        let patience = |inside: Wait, since: Instant| match (wait, inside) {
+            (Wait::Until(deadline), _) => Some(deadline),
+            // Who does not wait for the peer is gone in a moment. To say "not ready" instead would lie to an event loop, which
+            // does not hear again of what is there.
+            (_, Wait::Not) => None,
+            (_, Wait::Socket | Wait::Queue) if nonblocking() => None,
+            (Wait::Not, _) => Some(since),
+            (Wait::Socket | Wait::Queue, _) if nonblocking() => Some(since),
+            (Wait::Socket | Wait::Queue, _) => timeout().ok().and_then(duration).map(|timeout| since + timeout),
+        };
+        lane.enter(wait, patience).ok_or_else(|| match wait {
+            Wait::Until(_) => ChannelError::TimedOut,
+            _ => self.error("futex", wait, io::Error::from_raw_os_error(libc::EAGAIN)),
+        })
     }
 
     /// Waits until the socket is ready, or the deadline has passed.
@@ -119,6 +160,12 @@ impl Channel {
             Err(errno) => Err(os("poll", errno.into())),
         }
     }
+}
+
+/// A socket's timeout: zero is "for ever".
+fn duration(timeout: TimeVal) -> Option<Duration> {
+    let microseconds = u64::try_from(timeout.num_microseconds()).unwrap_or(0);
+    (microseconds != 0).then(|| Duration::from_micros(microseconds))
 }
 
 /// The kernel has no room for descriptors in flight, or no memory (K9).
