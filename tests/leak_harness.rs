@@ -8,15 +8,16 @@ mod common;
 
 use std::fs::File;
 use std::io;
+use std::mem;
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
 use common::open_fds;
 use common::served::limit_descriptors;
 use fdbroker::raw::{self, Ancillary};
-use fdbroker::{Channel, ChannelError, Kind, MAX_FDS, Packet};
+use fdbroker::{Channel, ChannelError, EndpointError, Kind, Listener, MAX_FDS, Packet, TakeError, typed};
 use nix::sys::socket::{setsockopt, sockopt};
 use sendfd::{RecvWithFd, SendWithFd};
 
@@ -167,6 +168,24 @@ fn table() -> Vec<Row> {
     add("raw::recv", "peer dies", ALL, MANY, raw_peer_dies);
     add("raw::recv", "none, nothing is taken", ALL, MANY, raw_nothing_is_taken);
     add("raw::send", "every error", ALL, MANY, raw_send);
+    add("take_one", "wrong type", ALL, MANY, |kind| taken(kind, 1, |packet| wrong(packet.take_one::<TcpListener>())));
+    add("take_one", "count mismatch", ALL, MANY, |kind| taken(kind, 2, |packet| wrong(packet.take_one::<File>())));
+    add("into_one", "wrong type", ALL, MANY, |kind| {
+        taken(kind, 1, |packet| wrong(mem::take(packet).into_one::<UdpSocket>()))
+    });
+    add("take_all", "wrong type, of the last one", ALL, MANY, |kind| {
+        taken(kind, 3, |packet| wrong(packet.take_all::<(OwnedFd, OwnedFd, TcpListener)>()))
+    });
+    add("take_all", "count mismatch", ALL, MANY, |kind| {
+        taken(kind, 3, |packet| wrong(packet.take_all::<[OwnedFd; 4]>()))
+    });
+    add("from_fds", "wrong type", ALL, MANY, |kind| {
+        taken(kind, 3, |packet| wrong(typed::from_fds::<Vec<File>>(packet.take_fds().collect())))
+    });
+    add("Listener::bind", "every error", CONNECTED, MANY, binding);
+    add("connect", "every error", CONNECTED, MANY, connecting);
+    add("accept", "EMFILE at each free-slot count", CONNECTED, MANY, accept_table_full);
+    add("accept", "not ready; peer refused; peer dies", CONNECTED, MANY, accepting);
     rows
 }
 
@@ -228,7 +247,7 @@ const RECEIVES: [Receive; 5] = [
                     }
                     Ok((bytes[..len].to_vec(), count))
                 }
-                Err(error) => Err(typed(error)),
+                Err(error) => Err(of_sendfd(error)),
             }
         },
         late: None,
@@ -250,7 +269,7 @@ fn with(
 }
 
 /// The error that a trait of sendfd has made an `io::Error`.
-fn typed(error: io::Error) -> ChannelError {
+fn of_sendfd(error: io::Error) -> ChannelError {
     match error.raw_os_error() {
         Some(libc::EMFILE) => ChannelError::DescriptorTableFull,
         Some(libc::ETOOMANYREFS) => ChannelError::Congested { call: "sendmsg", source: error },
@@ -283,7 +302,7 @@ const SENDS: [Send; 6] = [
         name: "send_with_fd",
         call: |channel, bytes, fds| {
             let numbers: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).collect();
-            channel.send_with_fd(bytes, &numbers).map(|len| assert_eq!(len, bytes.len())).map_err(typed)
+            channel.send_with_fd(bytes, &numbers).map(|len| assert_eq!(len, bytes.len())).map_err(of_sendfd)
         },
         late: None,
         many: false,
@@ -1101,5 +1120,138 @@ fn raw_send(kind: Kind) -> Step {
         let dead = [libc::EPIPE, libc::ECONNRESET, libc::ECONNREFUSED].map(Some);
         let error = raw::send(&sender, b"nobody", &[null.as_fd(); 2]).unwrap_err();
         assert!(dead.contains(&error.raw_os_error()), "{error}");
+    })
+}
+
+// Typed receive.
+
+fn taken(kind: Kind, count: usize, take: fn(&mut Packet) -> String) -> Step {
+    let mut ends = Ends::new(kind, RECEIVES[0]);
+    let mut packet = Packet::new();
+    Box::new(move |_| {
+        // /dev/null is a descriptor of no type that is asked for.
+        ends.put_message(b"typed", count);
+        ends.channel.recv(&mut packet).unwrap();
+        let error = take(&mut packet);
+        assert!(error.starts_with("WrongKind") || error.starts_with("WrongCount"), "{error}");
+        assert!(packet.fds().is_empty());
+        ends.goes_on();
+    })
+}
+
+fn wrong<T>(result: Result<T, TakeError>) -> String {
+    result.map(drop).map_or_else(|error| format!("{error:?}"), |()| "taken".into())
+}
+
+// Endpoints.
+
+fn failed<T>(result: Result<T, EndpointError>, expected: &str) {
+    let told = result.map(drop).map_or_else(|error| format!("{error:?}"), |()| "no error".into());
+    assert!(told.starts_with(expected), "{told} for {expected}");
+}
+
+fn binding(kind: Kind) -> Step {
+    let (keep, root) = common::directory();
+    let (path, file) = (root.join("socket"), root.join("file"));
+    std::fs::write(&file, b"content").unwrap();
+    limit_descriptors(48);
+    let null = File::open("/dev/null").unwrap();
+    let options = move || Listener::options().kind(kind).clone();
+    let taken = options().bind(&path).unwrap();
+    Box::new(move |number| {
+        let _ = (&keep, &taken);
+        failed(options().bind(&path), "InUse");
+        failed(options().bind(&file), "Occupied");
+        failed(options().bind(root.join("absent").join("socket")), "NotFound");
+        failed(options().bind(root.join("long".repeat(50))), "Unfit");
+        // The lock, the directory and the socket, or some of them.
+        let filling = leave_free(&null, number % 2);
+        failed(options().bind(root.join("new")), "Os");
+        drop(filling);
+        assert!(!root.join("new").exists());
+        drop(options().bind(root.join("new")).unwrap());
+    })
+}
+
+fn connecting(kind: Kind) -> Step {
+    let (keep, root) = common::directory();
+    let address = |name: &str| SocketAddr::from_pathname(root.join(name)).unwrap();
+    let [path, stale, other, full, absent] = ["socket", "stale", "other", "full", "absent"].map(address);
+    let another = if kind == Kind::Stream { Kind::SeqPacket } else { Kind::Stream };
+    let listener = Listener::options().kind(kind).bind_addr(&path).unwrap();
+    let other_listener = Listener::options().kind(another).bind_addr(&other).unwrap();
+    let full_listener = Listener::options().kind(kind).backlog(0).bind_addr(&full).unwrap();
+    let queued = Channel::connect_to(&full, kind).unwrap();
+    drop(std::os::unix::net::UnixListener::bind_addr(&stale).unwrap());
+    limit_descriptors(48);
+    let null = File::open("/dev/null").unwrap();
+    Box::new(move |_| {
+        let _ = (&keep, &other_listener, &full_listener, &queued);
+        failed(Channel::connect_to(&absent, kind), "NotFound");
+        failed(Channel::connect_to(&stale, kind), "NobodyListens");
+        failed(Channel::connect_to(&other, kind), "WrongKind");
+        failed(Channel::connect_to(&path, Kind::Datagram), "Unfit");
+        failed(Channel::connect_deadline(&full, kind, Instant::now()), "QueueFull");
+        let filling = leave_free(&null, 0);
+        failed(Channel::connect_to(&path, kind), "Os");
+        drop(filling);
+        let connected = Channel::connect_to(&path, kind).unwrap();
+        let accepted = listener.accept(|_| true).unwrap();
+        connected.send(b"on", &[null.as_fd()]).unwrap();
+        accepted.recv(&mut Packet::new()).unwrap();
+    })
+}
+
+fn accept_table_full(kind: Kind) -> Step {
+    let (keep, root) = common::directory();
+    let path = SocketAddr::from_pathname(root.join("socket")).unwrap();
+    let listener = Listener::options().kind(kind).bind_addr(&path).unwrap();
+    limit_descriptors(48);
+    let null = File::open("/dev/null").unwrap();
+    Box::new(move |number| {
+        let _ = &keep;
+        let client = Channel::connect_to(&path, kind).unwrap();
+        client.send(b"first", &[null.as_fd(); 3]).unwrap();
+        let filling = leave_free(&null, 0);
+        for _ in 0..3 {
+            assert!(matches!(listener.accept(|_| true), Err(ChannelError::DescriptorTableFull)));
+        }
+        drop(filling);
+        let filling = leave_free(&null, 1 + number % 4);
+        let accepted = listener.accept(|_| true).unwrap();
+        let result = accepted.recv(&mut Packet::new());
+        match number % 4 {
+            3 => result.unwrap(),
+            _ => assert!(matches!(result, Err(ChannelError::DescriptorTableFull)), "{result:?}"),
+        }
+        drop(filling);
+    })
+}
+
+fn accepting(kind: Kind) -> Step {
+    let (keep, root) = common::directory();
+    let path = SocketAddr::from_pathname(root.join("socket")).unwrap();
+    let listener = Listener::options().kind(kind).bind_addr(&path).unwrap();
+    let null = File::open("/dev/null").unwrap();
+    Box::new(move |number| {
+        let _ = &keep;
+        let late = listener.accept_deadline(|_| true, Instant::now());
+        assert!(matches!(late, Err(ChannelError::TimedOut)), "{late:?}");
+        listener.set_nonblocking(true).unwrap();
+        assert!(matches!(listener.accept(|_| true), Err(ChannelError::WouldBlock)));
+        listener.set_nonblocking(false).unwrap();
+        let client = Channel::connect_to(&path, kind).unwrap();
+        client.send(b"from nobody", &[null.as_fd(); 3]).unwrap();
+        if number % 2 == 0 {
+            assert!(matches!(listener.accept(|_| false), Err(ChannelError::PeerRefused { .. })));
+            let refused = client.send(b"again", &[null.as_fd()]);
+            assert!(matches!(refused, Err(ChannelError::Disconnected)), "{refused:?}");
+            return;
+        }
+        drop(client);
+        let (accepted, mut packet) = (listener.accept(|_| true).unwrap(), Packet::new());
+        accepted.recv(&mut packet).unwrap();
+        assert_eq!(packet.fds().len(), 3);
+        assert!(matches!(accepted.recv(&mut packet), Err(ChannelError::Disconnected)));
     })
 }
