@@ -294,6 +294,7 @@ fn sender(_: Kind, mode: &str, channel: &Channel) -> Vec<u32> {
             assert_eq!(common::open_fds(), before, "{result:?}");
             if let Err(error) = &result {
                 println!("message {number}: {error:?}");
+                not_interrupted(error);
             }
             match result {
                 Ok(()) => break sent.push(number),
@@ -317,6 +318,12 @@ fn sender(_: Kind, mode: &str, channel: &Channel) -> Vec<u32> {
     }
     sent.retain(|&number| number < MESSAGES);
     sent
+}
+
+/// EINTR is no error: the call is made again.
+fn not_interrupted(error: &ChannelError) {
+    let interrupted = matches!(error, ChannelError::Os { source, .. } if source.raw_os_error() == Some(libc::EINTR));
+    assert!(!interrupted, "{error:?}");
 }
 
 /// Sends the rest of a message, and answers whether that was possible.
@@ -346,6 +353,7 @@ fn receiver(kind: Kind, mode: &str, channel: &Channel) -> Vec<u32> {
         };
         if let Err(error) = &result {
             println!("after {numbers:?}: {error:?}");
+            not_interrupted(error);
             assert!(packet.bytes().is_empty() && packet.fds().is_empty());
         }
         match result {
