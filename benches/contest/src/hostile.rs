@@ -130,9 +130,11 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Nothing leaked, nothing was inherited, nobody was deceived, the next message came.
-    pub fn is_sound(&self) -> bool {
-        let wrong = self.lied || self.glued || self.blocked || self.panicked || self.next == Some(false);
+    /// Nothing leaked, nothing was inherited, nobody was deceived, and the next message came. Who does not frame messages
+    /// cannot be blamed for two that the kernel made one.
+    pub fn is_sound(&self, peer: &Peer) -> bool {
+        let lost = self.next == Some(false) && !self.glued;
+        let wrong = self.lied || (self.glued && peer.frames) || self.blocked || self.panicked || lost;
         self.leaked == 0 && self.inherited == 0 && !wrong
     }
 }
@@ -198,8 +200,7 @@ fn receive(case: &Case, peer: &Peer) -> Option<Outcome> {
     }
     let mut receive = (peer.receiver)(socket, case.kind, case.room);
     let (bytes, blocks) = case.sends;
-    // Channel keeps messages apart on a stream by a framing that its peer has to speak.
-    let framed = case.kind == Kind::Stream && peer.ours;
+    let framed = case.kind == Kind::Stream && peer.frames;
     if case.twist == Twist::Glued {
         send(&sender, bytes, &[], framed);
     }

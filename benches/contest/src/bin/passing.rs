@@ -195,7 +195,7 @@ impl Promise {
             closes_pidfd: (!pidfds.is_empty()).then(|| pidfds.iter().all(|outcome| outcome.leaked == 0)),
             tells_cuts: messages.iter().all(|outcome| !outcome.lied),
             framing: match frames {
-                true if peer.ours => "its own",
+                true if peer.frames => "its own",
                 true => "by hand",
                 false => "none",
             },

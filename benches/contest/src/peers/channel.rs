@@ -6,8 +6,15 @@ use fdbroker::{Channel, Packet};
 
 use super::{Got, Job, Kind, MAX_FDS, PAYLOAD, Peer, Receiver, Room, Trips, borrowed, repeat};
 
-pub(super) const PEER: Peer =
-    Peer { name: "fdbroker Channel", package: "fdbroker", ours: true, most: MAX_FDS, trips: make_trips, receiver };
+pub(super) const PEER: Peer = Peer {
+    name: "fdbroker Channel",
+    package: "fdbroker",
+    ours: true,
+    frames: true,
+    most: MAX_FDS,
+    trips: make_trips,
+    receiver,
+};
 
 fn make_trips(job: Job) -> Result<Trips, &'static str> {
     let kind = match (job.kind, job.framed) {

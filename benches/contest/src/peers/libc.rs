@@ -8,8 +8,15 @@ use std::ptr;
 
 use super::{Got, Job, Kind, MAX_FDS, PAYLOAD, Peer, Receiver, Room, Trips, numbers, own, pair, repeat};
 
-pub(super) const PEER: Peer =
-    Peer { name: "raw calls (libc)", package: "libc", ours: false, most: MAX_FDS, trips: make_trips, receiver };
+pub(super) const PEER: Peer = Peer {
+    name: "raw calls (libc)",
+    package: "libc",
+    ours: false,
+    frames: false,
+    most: MAX_FDS,
+    trips: make_trips,
+    receiver,
+};
 
 /// Length and number of descriptors: the framing of a Channel over a stream.
 const HEADER: usize = 8;

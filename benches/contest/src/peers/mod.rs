@@ -4,6 +4,7 @@ mod channel;
 mod libc;
 mod nix;
 mod passfd;
+mod raw;
 mod rustix;
 mod sendfd;
 mod uds;
@@ -19,6 +20,7 @@ use ::nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 pub const ALL: &[Peer] = &[
     libc::PEER,
     channel::PEER,
+    raw::PEER,
     sendfd::PEER,
     passfd::PEER,
     uds::PEER,
@@ -38,6 +40,8 @@ pub struct Peer {
     package: &'static str,
     /// Part of this project: it may not leak or lie.
     pub ours: bool,
+    /// Keeps messages apart on a stream, by a framing that its peer has to speak.
+    pub frames: bool,
     /// Descriptors that its messages can carry.
     pub most: usize,
     /// Makes what repeats a round trip (send, receive, close what came) so many times, or says why it cannot.

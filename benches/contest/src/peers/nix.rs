@@ -9,7 +9,7 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, s
 use super::{Got, Job, Kind, MAX_FDS, PAYLOAD, Peer, Receiver, Room, Trips, numbers, own, pair, repeat};
 
 pub(super) const PEER: Peer =
-    Peer { name: "nix", package: "nix", ours: false, most: MAX_FDS, trips: make_trips, receiver };
+    Peer { name: "nix", package: "nix", ours: false, frames: false, most: MAX_FDS, trips: make_trips, receiver };
 
 fn make_trips(job: Job) -> Result<Trips, &'static str> {
     if job.framed {

@@ -7,7 +7,7 @@ use passfd::FdPassingExt;
 use super::{Got, Job, Kind, Peer, Receiver, Room, Trips, numbers, own, pair, repeat};
 
 pub(super) const PEER: Peer =
-    Peer { name: "passfd", package: "passfd", ours: false, most: 1, trips: make_trips, receiver };
+    Peer { name: "passfd", package: "passfd", ours: false, frames: false, most: 1, trips: make_trips, receiver };
 
 fn make_trips(job: Job) -> Result<Trips, &'static str> {
     if job.framed {

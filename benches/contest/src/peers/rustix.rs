@@ -13,7 +13,7 @@ use rustix::net::{
 use super::{Got, Job, Kind, MAX_FDS, PAYLOAD, Peer, Receiver, Room, Trips, borrowed, pair, repeat};
 
 pub(super) const PEER: Peer =
-    Peer { name: "rustix", package: "rustix", ours: false, most: MAX_FDS, trips: make_trips, receiver };
+    Peer { name: "rustix", package: "rustix", ours: false, frames: false, most: MAX_FDS, trips: make_trips, receiver };
 
 fn make_trips(job: Job) -> Result<Trips, &'static str> {
     if job.framed {

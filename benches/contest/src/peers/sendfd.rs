@@ -8,7 +8,7 @@ use sendfd::{RecvWithFd, SendWithFd};
 use super::{Got, Job, Kind, MAX_FDS, PAYLOAD, Peer, Receiver, Room, Trips, numbers, own, pair, repeat};
 
 pub(super) const PEER: Peer =
-    Peer { name: "sendfd", package: "sendfd", ours: false, most: MAX_FDS, trips: make_trips, receiver };
+    Peer { name: "sendfd", package: "sendfd", ours: false, frames: false, most: MAX_FDS, trips: make_trips, receiver };
 
 fn make_trips(job: Job) -> Result<Trips, &'static str> {
     let (sender, receiver) = pair(job.kind);

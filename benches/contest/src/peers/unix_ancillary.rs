@@ -10,12 +10,20 @@ use unix_ancillary::{AncillaryData, SocketAncillary, UnixDatagramExt, UnixStream
 
 use super::{Got, Job, Kind, MAX_FDS, PAYLOAD, Peer, Receiver, Room, Trips, borrowed, pair, repeat};
 
-pub(super) const PEER: Peer =
-    Peer { name: "unix-ancillary", package: "unix-ancillary", ours: false, most: MAX_FDS, trips: make_trips, receiver };
+pub(super) const PEER: Peer = Peer {
+    name: "unix-ancillary",
+    package: "unix-ancillary",
+    ours: false,
+    frames: false,
+    most: MAX_FDS,
+    trips: make_trips,
+    receiver,
+};
 pub(super) const EXTENSIONS: Peer = Peer {
     name: "unix-ancillary traits",
     package: "unix-ancillary",
     ours: false,
+    frames: false,
     most: MAX_FDS,
     trips: trait_trips,
     receiver: by_trait,
