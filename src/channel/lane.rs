@@ -21,7 +21,12 @@ struct Place<T> {
 }
 
 impl<T: Default> Lane<T> {
+    pub(super) fn new(state: T) -> Self {
+        Self { place: Mutex::new(Place { state, ..Place::default() }), left: Condvar::new() }
+    }
+
     /// Waits for its turn; `None` if the deadline passed before.
+    #[inline(always)]
     pub(super) fn enter(&self, deadline: Option<Instant>) -> Option<Turn<'_, T>> {
         let mut place = self.lock();
         while place.taken {
@@ -66,6 +71,7 @@ impl<T: Default> DerefMut for Turn<'_, T> {
 }
 
 impl<T: Default> Drop for Turn<'_, T> {
+    #[inline(always)]
     fn drop(&mut self) {
         let mut place = self.lane.lock();
         place.state = mem::take(&mut self.state);

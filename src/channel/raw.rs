@@ -34,6 +34,7 @@ use crate::sys::scm::{self, Arrived, Room};
 /// # Errors
 /// Those of sendmsg(2). EINVAL: more than 253 descriptors ([`MAX_FDS`](crate::MAX_FDS)), or descriptors without a byte on a stream,
 /// where the kernel would drop them. EAGAIN: the socket is non-blocking, or its timeout has passed.
+#[inline]
 pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
     let socket = socket.as_fd();
     if bytes.is_empty() && !fds.is_empty() && crate::sys::socket::kind(socket)? == libc::SOCK_STREAM {
@@ -46,6 +47,7 @@ pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Resu
 ///
 /// # Errors
 /// Those of recvmsg(2). EAGAIN: the socket is non-blocking, or its timeout has passed.
+#[inline]
 pub fn recv(socket: impl AsFd, bytes: &mut [u8], ancillary: &mut Ancillary) -> io::Result<Received> {
     ancillary.arrived.clear();
     let received = scm::recv(socket.as_fd(), bytes, &mut ancillary.arrived, ancillary.room, 0)?;

@@ -51,6 +51,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(64);
 
 impl Channel {
     /// Receives, as often as it takes. `receive` is given flags for recvmsg.
+    #[inline(always)]
     pub(super) fn receiving<T>(
         &self,
         wait: Wait,
@@ -65,6 +66,7 @@ impl Channel {
     }
 
     /// Sends, as often as it takes. `send` is given flags for sendmsg.
+    #[inline(always)]
     pub(super) fn sending<T>(
         &self,
         wait: Wait,
@@ -89,6 +91,7 @@ impl Channel {
     }
 
     /// Until when congestion is waited for; `None` is for ever.
+    #[cold]
     fn patience(&self, wait: Wait) -> Result<Option<Instant>, ChannelError> {
         match wait {
             Wait::Until(deadline) => Ok(Some(deadline)),
@@ -104,6 +107,7 @@ impl Channel {
     }
 
     /// Waits until the socket is ready, or the deadline has passed.
+    #[cold]
     fn poll(&self, wait: Wait, events: PollFlags) -> Result<(), ChannelError> {
         let remaining = wait.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
         if remaining == Some(Duration::ZERO) {
