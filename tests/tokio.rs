@@ -702,6 +702,43 @@ fn h_12_k31_a_full_queue_and_a_slow_reader() {
     });
 }
 
+/// H-12: the directions wait apart: while a send waits on a full queue, a receive on the same end is woken by its message; while a
+/// receive waits, a send is woken by room.
+#[test]
+fn h_12_each_direction_is_woken_by_its_own() {
+    let files = files();
+    in_each_runtime(async || {
+        for kind in KINDS {
+            let (one, other) = pair(kind);
+            let next = fill(&one, &files, 3000);
+            let (bytes, lent) = (bytes(next, 3000), fds(next, &files));
+            let (mut packet, mut drained) = (Packet::new(), Packet::new());
+            let mut sending = pin!(one.send(&bytes, &lent));
+            for _ in 0..3 {
+                {
+                    let mut receiving = pin!(one.recv(&mut packet));
+                    assert!(polled(2, receiving.as_mut()).await.is_none());
+                    assert!(polled(2, sending.as_mut()).await.is_none());
+                    other.send(b"back", &[files[0].as_fd()]).await.unwrap();
+                    timeout(LONG / 6, receiving).await.expect("to be woken").unwrap();
+                }
+                assert_eq!((packet.bytes(), packet.fds().len()), (&b"back"[..], 1));
+            }
+            let mut receiving = pin!(one.recv(&mut packet));
+            assert!(polled(2, receiving.as_mut()).await.is_none());
+            let draining = async {
+                for expected in 0..=next {
+                    other.recv(&mut drained).await.unwrap();
+                    assert_eq!(number(&drained, &files), expected);
+                }
+            };
+            let both = async { tokio::join!(sending, draining).0 };
+            timeout(LONG / 6, both).await.expect("to be woken").unwrap();
+            assert!(polled(2, receiving.as_mut()).await.is_none());
+        }
+    });
+}
+
 fn full_queues() -> Vec<(&'static str, Channel, Channel)> {
     let mut queues: Vec<_> = KINDS
         .map(|kind| {
