@@ -1,6 +1,8 @@
 //! `[both]` One message with its descriptors, whole or not at all.
 
 mod adopt;
+#[cfg(feature = "tokio")]
+mod asynchronous;
 mod lane;
 mod many;
 #[cfg(target_os = "linux")]
@@ -13,6 +15,8 @@ mod stream;
 pub mod typed;
 mod wait;
 
+#[cfg(feature = "tokio")]
+pub use asynchronous::AsyncChannel;
 #[cfg(target_os = "linux")]
 pub use named::{Listener, ListenerOptions};
 pub use packet::Packet;

@@ -46,8 +46,8 @@ impl Wait {
 }
 
 /// The first and the longest time to wait for congestion to pass: the kernel does not tell when it has.
-const PAUSE: Duration = Duration::from_millis(1);
-const LONGEST_PAUSE: Duration = Duration::from_millis(64);
+pub(super) const PAUSE: Duration = Duration::from_millis(1);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_millis(64);
 
 impl Channel {
     /// Receives, as often as it takes. `receive` is given flags for recvmsg.

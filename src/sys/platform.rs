@@ -118,6 +118,20 @@ pub(super) fn lost_descriptors(error: &io::Error) -> bool {
     cfg!(target_os = "openbsd") && error.raw_os_error() == Some(libc::EMSGSIZE)
 }
 
+/// A descriptor that becomes readable after this time: timerfd_create(2), which is Linux's.
+#[cfg(all(feature = "tokio", target_os = "linux"))]
+pub(crate) fn timer(time: std::time::Duration) -> io::Result<OwnedFd> {
+    use nix::sys::time::TimeSpec;
+    use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+    let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK)?;
+    timer.set(Expiration::OneShot(TimeSpec::from_duration(time)), TimerSetTimeFlags::empty())?;
+    Ok(timer.into())
+}
+#[cfg(all(feature = "tokio", not(target_os = "linux")))]
+pub(crate) fn timer(_: std::time::Duration) -> io::Result<OwnedFd> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 /// Whether a sendmsg failed for what will pass: too many descriptors in flight, or no memory. OpenBSD answers EMFILE for the
 /// former (unp_internalize).
 pub(crate) fn is_congestion(errno: c_int) -> bool {
