@@ -109,7 +109,7 @@ fn h_09_perl() {
                 is_passed_back(&link, place, file);
             }
             if kind == Kind::Datagram {
-                peer.is_killed();
+                peer.dies();
             } else {
                 drop(link);
                 peer.says("hung up");
@@ -126,7 +126,7 @@ fn h_02_h_09_the_death_of_the_peer() {
         let Some(program) = Program::named(name) else { continue };
         let (link, peer) = channel_to(&program, kind, mode);
         is_alive(&program, &link);
-        peer.is_killed();
+        peer.dies();
         let Link::Channel(channel) = &link else { unreachable!() };
         if kind != Kind::Datagram {
             let result = channel.recv(&mut Packet::new());
@@ -470,7 +470,7 @@ impl Peer {
         assert!(!said.contains("middle"), "{said}");
     }
 
-    fn is_killed(mut self) {
+    fn dies(mut self) {
         self.0.kill().unwrap();
         assert_eq!(self.0.wait().unwrap().signal(), Some(Signal::SIGKILL as i32), "it was alive until now");
     }
