@@ -7,6 +7,8 @@
 //! What to know of SOCK_STREAM: bytes have no boundaries, and a receive can hold those of several sends; descriptors come with the
 //! first byte of what they were sent with; a send that carries descriptors needs at least one byte (K24, K25).
 //!
+//! Perl's `IO::FDPass` sends each descriptor with one byte, 0, and takes none that comes with another.
+//!
 //! ```
 //! use std::{fs::File, os::fd::AsFd, os::unix::net::UnixStream};
 //! use fdbroker::raw::{self, Ancillary};
