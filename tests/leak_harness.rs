@@ -182,6 +182,12 @@ fn table() -> Vec<Row> {
     add("from_fds", "wrong type", ALL, MANY, |kind| {
         taken(kind, 3, |packet| wrong(typed::from_fds::<Vec<File>>(packet.take_fds().collect())))
     });
+    #[cfg(feature = "tokio")]
+    add("async recv", "cancelled future, then finished or dropped", ALL, MANY, cancelled_recv);
+    #[cfg(feature = "tokio")]
+    add("async send", "cancelled future, then finished or dropped", ALL, FEW, |kind| cancelled_send(kind, false));
+    #[cfg(feature = "tokio")]
+    add("async give", "cancelled future, then finished or dropped", ALL, FEW, |kind| cancelled_send(kind, true));
     add("Listener::bind", "every error", CONNECTED, MANY, binding);
     add("connect", "every error", CONNECTED, MANY, connecting);
     add("accept", "EMFILE at each free-slot count", CONNECTED, MANY, accept_table_full);
@@ -191,12 +197,15 @@ fn table() -> Vec<Row> {
 
 // The paths.
 
+/// Bytes and number of the descriptors of a message.
+type Came = Result<(Vec<u8>, usize), ChannelError>;
+
 /// A way to receive, which answers the bytes and the number of descriptors, and lets these go.
 #[derive(Clone, Copy)]
 struct Receive {
     name: &'static str,
     /// Given the room for bytes and for descriptors.
-    call: fn(&mut Channel, usize, usize) -> Result<(Vec<u8>, usize), ChannelError>,
+    call: fn(&mut Channel, usize, usize) -> Came,
     /// What it says when there is no message, if that does not depend on the socket.
     late: Option<&'static str>,
     /// It takes what `send_many` sends.
@@ -260,7 +269,7 @@ fn with(
     room: usize,
     budget: usize,
     receive: impl FnOnce(&Channel, &mut Packet) -> Result<(), ChannelError>,
-) -> Result<(Vec<u8>, usize), ChannelError> {
+) -> Came {
     channel.set_max_fds(budget);
     let mut packet = Packet::with_capacity(room);
     let result = receive(channel, &mut packet);
@@ -278,11 +287,13 @@ fn of_sendfd(error: io::Error) -> ChannelError {
     }
 }
 
+type SendCall = fn(&Channel, &[u8], &[BorrowedFd<'_>]) -> Result<(), ChannelError>;
+
 /// A way to send.
 #[derive(Clone, Copy)]
 struct Send {
     name: &'static str,
-    call: fn(&Channel, &[u8], &[BorrowedFd<'_>]) -> Result<(), ChannelError>,
+    call: SendCall,
     late: Option<&'static str>,
     many: bool,
 }
@@ -732,7 +743,7 @@ impl Sending {
     }
 
     /// What is there at the other end: bytes and number of descriptors.
-    fn arrives(&self, room: usize) -> Result<(Vec<u8>, usize), ChannelError> {
+    fn arrives(&self, room: usize) -> Came {
         let mut packet = Packet::with_capacity(room + PART);
         if self.path.many {
             let fds = self.receiver.recv_many(&mut packet, 300)?;
@@ -1253,5 +1264,84 @@ fn accepting(kind: Kind) -> Step {
         accepted.recv(&mut packet).unwrap();
         assert_eq!(packet.fds().len(), 3);
         assert!(matches!(accepted.recv(&mut packet), Err(ChannelError::Disconnected)));
+    })
+}
+
+// Futures that are dropped before they are ready.
+
+#[cfg(feature = "tokio")]
+fn runtime() -> tokio::runtime::Runtime {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    // What it opens at its first use is there before the descriptors are counted.
+    runtime.block_on(async { drop(fdbroker::AsyncChannel::new(Channel::pair().unwrap().0).unwrap()) });
+    runtime
+}
+
+/// Polls once, and drops.
+#[cfg(feature = "tokio")]
+async fn cancelled<T>(future: impl Future<Output = T>) {
+    let mut future = std::pin::pin!(future);
+    let pending =
+        std::future::poll_fn(|context| std::task::Poll::Ready(future.as_mut().poll(context).is_pending())).await;
+    assert!(pending);
+}
+
+#[cfg(feature = "tokio")]
+fn cancelled_recv(kind: Kind) -> Step {
+    let runtime = runtime();
+    Box::new(move |number| {
+        let mut ends = Ends::new(kind, RECEIVES[0]);
+        let message = ends.frame(b"in pieces", 4, 0, 4);
+        let cut = if kind == Kind::Stream { 1 + number / 2 % (message.len() - 1) } else { 0 };
+        let (first, rest) = message.split_at(cut);
+        let mut packet = Packet::new();
+        runtime.block_on(async {
+            let channel = fdbroker::AsyncChannel::new(ends.channel).unwrap();
+            let numbers = [ends.null.as_raw_fd(); 4];
+            if cut > 0 {
+                ends.raw.send_with_fd(first, &numbers).unwrap();
+            }
+            for _ in 0..3 {
+                cancelled(channel.recv(&mut packet)).await;
+                assert!(packet.bytes().is_empty() && packet.fds().is_empty());
+            }
+            if number % 2 == 0 {
+                ends.raw.send_with_fd(rest, if cut > 0 { &[] } else { &numbers }).unwrap();
+                channel.recv(&mut packet).await.unwrap();
+                assert_eq!((packet.bytes(), packet.fds().len()), (&b"in pieces"[..], 4));
+            }
+        });
+    })
+}
+
+#[cfg(feature = "tokio")]
+fn cancelled_send(kind: Kind, give: bool) -> Step {
+    let runtime = runtime();
+    Box::new(move |number| {
+        let Sending { sender, receiver, null, .. } = Sending::new(kind, SENDS[0]);
+        receiver.set_nonblocking(true).unwrap();
+        let mut packet = Packet::with_capacity(LARGE);
+        runtime.block_on(async {
+            let sender = fdbroker::AsyncChannel::new(sender).unwrap();
+            while sender.get_ref().try_send(b"full", &[null.as_fd(); 2]).is_ok() {}
+            let bytes = if kind == Kind::Stream { vec![7; LARGE] } else { b"message".to_vec() };
+            for _ in 0..3 {
+                let mut given = vec![null.as_fd().try_clone_to_owned().unwrap()];
+                if give {
+                    cancelled(sender.give(&bytes, &mut given)).await;
+                } else {
+                    cancelled(sender.send(&bytes, &[null.as_fd()])).await;
+                }
+                assert_eq!(given.len(), 1, "nothing of it was sent");
+            }
+            if number % 2 == 0 {
+                while receiver.recv(&mut packet).is_ok() {
+                    assert_eq!((packet.bytes(), packet.fds().len()), (&b"full"[..], 2));
+                }
+                sender.send(b"on", &[null.as_fd()]).await.unwrap();
+                receiver.recv(&mut packet).unwrap();
+                assert_eq!((packet.bytes(), packet.fds().len()), (&b"on"[..], 1));
+            }
+        });
     })
 }

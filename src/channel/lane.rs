@@ -24,8 +24,13 @@ struct Place<T> {
 }
 
 impl<T: Default> Lane<T> {
+    pub(super) fn new(state: T) -> Self {
+        Self { place: Mutex::new(Place { state, ..Place::default() }), left: Condvar::new() }
+    }
+
     /// Waits for its turn, until when `patience` says: it is given how long who is inside waits, and since when the turn is waited
     /// for, and answers `None` for "for ever". Answers `None` if that has passed.
+    #[inline(always)]
     pub(super) fn enter(&self, wait: Wait, patience: impl Fn(Wait, Instant) -> Option<Instant>) -> Option<Turn<'_, T>> {
         let mut place = self.lock();
         let mut since = None;
@@ -73,6 +78,7 @@ impl<T: Default> DerefMut for Turn<'_, T> {
 }
 
 impl<T: Default> Drop for Turn<'_, T> {
+    #[inline(always)]
     fn drop(&mut self) {
         let mut place = self.lane.lock();
         place.state = mem::take(&mut self.state);

@@ -21,13 +21,20 @@ use crate::sys::scm::{self, Arrived};
 
 const HEADER: usize = 8;
 
-#[derive(Default)]
 pub(super) struct Stream {
     sending: Lane<Outgoing>,
-    receiving: Lane<Incoming>,
+    /// In a box, which is made with the channel: it is moved out and in with every message.
+    receiving: Lane<Option<Box<Incoming>>>,
+}
+
+impl Default for Stream {
+    fn default() -> Self {
+        Self { sending: Lane::default(), receiving: Lane::new(Some(Box::default())) }
+    }
 }
 
 impl Stream {
+    #[inline(always)]
     pub(super) fn send(
         &self,
         channel: &Channel,
@@ -42,7 +49,9 @@ impl Stream {
         header[4..].copy_from_slice(&count.to_le_bytes());
 
         let mut outgoing = channel.turn_to_send(&self.sending, wait)?;
-        outgoing.flush(channel, wait)?;
+        if outgoing.ended || !outgoing.rest.is_empty() {
+            outgoing.flush(channel, wait)?;
+        }
         let frame = [IoSlice::new(&header), IoSlice::new(bytes)];
         let sent = channel.sending(wait, |flags| scm::send(channel.as_fd(), &frame, fds.clone(), flags))?;
         if sent == HEADER + bytes.len() {
@@ -56,6 +65,7 @@ impl Stream {
         channel.turn_to_send(&self.sending, wait)?.flush(channel, wait)
     }
 
+    #[inline(always)]
     pub(super) fn recv(
         &self,
         channel: &Channel,
@@ -63,8 +73,11 @@ impl Stream {
         budget: usize,
         packet: &mut Packet,
     ) -> Result<(), ChannelError> {
-        let mut incoming = channel.turn_to_receive(&self.receiving, wait)?;
-        incoming.skip(channel, wait, packet)?;
+        let mut turn = channel.turn_to_receive(&self.receiving, wait)?;
+        let incoming = turn.get_or_insert_default();
+        if incoming.skip > 0 {
+            incoming.skip(channel, wait, packet)?;
+        }
         incoming.recv(channel, wait, budget, packet)
     }
 }
@@ -78,6 +91,7 @@ struct Outgoing {
 }
 
 impl Outgoing {
+    #[cold]
     fn flush(&mut self, channel: &Channel, wait: Wait) -> Result<(), ChannelError> {
         if self.ended {
             return Err(ChannelError::Disconnected);
@@ -97,6 +111,7 @@ impl Outgoing {
     }
 
     /// Finishes a short write. The descriptors went with the first byte: the rest goes without them (K25).
+    #[cold]
     fn finish(
         &mut self,
         channel: &Channel,
@@ -153,6 +168,7 @@ struct Incoming {
 
 impl Incoming {
     /// Receives what is left of a frame that did not fit, to no use.
+    #[cold]
     fn skip(&mut self, channel: &Channel, wait: Wait, packet: &mut Packet) -> Result<(), ChannelError> {
         let mut bytes = [0; 4096];
         while self.skip > 0 {
@@ -166,11 +182,14 @@ impl Incoming {
         Ok(())
     }
 
+    #[inline(always)]
     fn recv(&mut self, channel: &Channel, wait: Wait, budget: usize, packet: &mut Packet) -> Result<(), ChannelError> {
         if self.broken {
             return Err(ChannelError::Broken);
         }
-        self.resume(packet);
+        if self.known > 0 {
+            self.resume(packet);
+        }
         while self.known < HEADER {
             match fill(channel, wait, budget, &mut self.header[self.known..], &mut packet.arrived) {
                 Ok(Some((len, loss))) => {
@@ -216,6 +235,7 @@ impl Incoming {
         Ok(())
     }
 
+    #[inline]
     fn numbers(&self) -> [usize; 2] {
         let [a, b, c, d, e, f, g, h] = self.header;
         // A number that does not fit a usize fits no packet either.
@@ -230,6 +250,7 @@ impl Incoming {
     }
 
     /// Leaves for a later call what is there of a message of `length` bytes.
+    #[cold]
     fn suspend(&mut self, length: usize, packet: &mut Packet, error: ChannelError) -> ChannelError {
         if self.body.is_empty() && self.filled > 0 {
             self.body.extend_from_slice(&packet.buffer[..self.filled]);
@@ -250,6 +271,7 @@ impl Incoming {
 
 /// One receive, of not more than `bytes`, with not more descriptors in all than the budget. Answers the number of bytes, or
 /// `None` at the end of the stream.
+#[inline(always)]
 fn fill(
     channel: &Channel,
     wait: Wait,

@@ -47,11 +47,12 @@ impl Wait {
 }
 
 /// The first and the longest time to wait for congestion to pass: the kernel does not tell when it has.
-const PAUSE: Duration = Duration::from_millis(1);
-const LONGEST_PAUSE: Duration = Duration::from_millis(64);
+pub(super) const PAUSE: Duration = Duration::from_millis(1);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_millis(64);
 
 impl Channel {
     /// Receives, as often as it takes. `receive` is given flags for recvmsg.
+    #[inline(always)]
     pub(super) fn receiving<T>(
         &self,
         wait: Wait,
@@ -66,6 +67,7 @@ impl Channel {
     }
 
     /// Sends, as often as it takes. `send` is given flags for sendmsg.
+    #[inline(always)]
     pub(super) fn sending<T>(
         &self,
         wait: Wait,
@@ -90,6 +92,7 @@ impl Channel {
     }
 
     /// Until when congestion is waited for; `None` is for ever.
+    #[cold]
     fn patience(&self, wait: Wait) -> Result<Option<Instant>, ChannelError> {
         match wait {
             Wait::Until(deadline) => Ok(Some(deadline)),
@@ -104,6 +107,7 @@ impl Channel {
     }
 
     /// Waits for the other threads that send over a stream.
+    #[inline(always)]
     pub(super) fn turn_to_send<'l, T: Default>(
         &self,
         lane: &'l Lane<T>,
@@ -113,6 +117,7 @@ impl Channel {
     }
 
     /// As [`turn_to_send`](Self::turn_to_send), for those that receive.
+    #[inline(always)]
     pub(super) fn turn_to_receive<'l, T: Default>(
         &self,
         lane: &'l Lane<T>,
@@ -121,6 +126,7 @@ impl Channel {
         self.turn(lane, wait, || getsockopt(&self.socket, sockopt::ReceiveTimeout))
     }
 
+    #[inline(always)]
     fn turn<'l, T: Default>(
         &self,
         lane: &'l Lane<T>,
@@ -145,6 +151,7 @@ impl Channel {
     }
 
     /// Waits until the socket is ready, or the deadline has passed.
+    #[cold]
     fn poll(&self, wait: Wait, events: PollFlags) -> Result<(), ChannelError> {
         let remaining = wait.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
         if remaining == Some(Duration::ZERO) {
