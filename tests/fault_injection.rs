@@ -56,7 +56,7 @@ fn number_of(kind: Kind, packet: &Packet) -> u32 {
     number
 }
 
-/// P-16, P-17, H-06, H-15: a call of the sender that fails is made again or is a typed error; what is reported as sent arrives once, whole
+/// P-16, P-17: a call of the sender that fails is made again or is a typed error; what is reported as sent arrives once, whole
 /// and in order, and nothing else does.
 #[test]
 fn p_16_p_17_faults_of_the_sender() {
@@ -77,7 +77,7 @@ fn p_16_p_17_faults_of_the_sender() {
     });
 }
 
-/// P-16, P-17, H-06, H-15: a call of the receiver that fails is made again or is a typed error; each message arrives once, whole and in
+/// P-16, P-17: a call of the receiver that fails is made again or is a typed error; each message arrives once, whole and in
 /// order all the same.
 #[test]
 fn p_16_p_17_faults_of_the_receiver() {

@@ -21,12 +21,12 @@ use fdbroker::{Channel, ChannelError, EndpointError, Kind, Listener, MAX_FDS, Pa
 use nix::sys::socket::{setsockopt, sockopt};
 use sendfd::{RecvWithFd, SendWithFd};
 
-const NAME: &str = "f_01_f_02_no_error_of_any_path_leaves_a_descriptor";
+const NAME: &str = "p_10_p_11_h_13_k2_no_error_leaves_a_descriptor";
 
-/// F-01, F-02, P-11, K2: after each of at least 10,000 errors the process has the descriptors that it had, and its memory does not
+/// P-10, P-11, H-13, K2: after each of at least 10,000 errors the process has the descriptors that it had, and its memory does not
 /// grow.
 #[test]
-fn f_01_f_02_no_error_of_any_path_leaves_a_descriptor() {
+fn p_10_p_11_h_13_k2_no_error_leaves_a_descriptor() {
     let rows = table();
     if let Some(number) = common::role() {
         nix::unistd::alarm::set(120);
