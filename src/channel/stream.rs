@@ -21,16 +21,10 @@ use crate::sys::scm::{self, Arrived};
 
 const HEADER: usize = 8;
 
+#[derive(Default)]
 pub(super) struct Stream {
     sending: Lane<Outgoing>,
-    /// In a box, which is made with the channel: it is moved out and in with every message.
-    receiving: Lane<Option<Box<Incoming>>>,
-}
-
-impl Default for Stream {
-    fn default() -> Self {
-        Self { sending: Lane::default(), receiving: Lane::new(Some(Box::default())) }
-    }
+    receiving: Lane<Incoming>,
 }
 
 impl Stream {
@@ -73,8 +67,7 @@ impl Stream {
         budget: usize,
         packet: &mut Packet,
     ) -> Result<(), ChannelError> {
-        let mut turn = channel.turn_to_receive(&self.receiving, wait)?;
-        let incoming = turn.get_or_insert_default();
+        let mut incoming = channel.turn_to_receive(&self.receiving, wait)?;
         if incoming.skip > 0 {
             incoming.skip(channel, wait, packet)?;
         }

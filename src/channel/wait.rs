@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::MutexGuard;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
-use super::lane::{Lane, Turn};
+use super::lane::{Lane, Patience, Stay};
 use super::{Channel, os};
 use crate::error::ChannelError;
 
@@ -108,43 +109,43 @@ impl Channel {
 
     /// Waits for the other threads that send over a stream.
     #[inline(always)]
-    pub(super) fn turn_to_send<'l, T: Default>(
-        &self,
-        lane: &'l Lane<T>,
-        wait: Wait,
-    ) -> Result<Turn<'l, T>, ChannelError> {
+    pub(super) fn turn_to_send<'l, T>(&self, lane: &'l Lane<T>, wait: Wait) -> Result<MutexGuard<'l, T>, ChannelError> {
         self.turn(lane, wait, || getsockopt(&self.socket, sockopt::SendTimeout))
     }
 
     /// As [`turn_to_send`](Self::turn_to_send), for those that receive.
     #[inline(always)]
-    pub(super) fn turn_to_receive<'l, T: Default>(
+    pub(super) fn turn_to_receive<'l, T>(
         &self,
         lane: &'l Lane<T>,
         wait: Wait,
-    ) -> Result<Turn<'l, T>, ChannelError> {
+    ) -> Result<MutexGuard<'l, T>, ChannelError> {
         self.turn(lane, wait, || getsockopt(&self.socket, sockopt::ReceiveTimeout))
     }
 
     #[inline(always)]
-    fn turn<'l, T: Default>(
+    fn turn<'l, T>(
         &self,
         lane: &'l Lane<T>,
         wait: Wait,
         timeout: impl Fn() -> nix::Result<TimeVal>,
-    ) -> Result<Turn<'l, T>, ChannelError> {
+    ) -> Result<MutexGuard<'l, T>, ChannelError> {
         let nonblocking = || self.status_flags().is_ok_and(|flags| flags.contains(OFlag::O_NONBLOCK));
-        let patience = |inside: Wait, since: Instant| match (wait, inside) {
-            (Wait::Until(deadline), _) => Some(deadline),
-            // Who does not wait for the peer is gone in a moment. To say "not ready" instead would lie to an event loop, which
-            // does not hear again of what is there.
-            (_, Wait::Not) => None,
-            (_, Wait::Socket | Wait::Queue) if nonblocking() => None,
-            (Wait::Not, _) => Some(since),
-            (Wait::Socket | Wait::Queue, _) if nonblocking() => Some(since),
-            (Wait::Socket | Wait::Queue, _) => timeout().ok().and_then(duration).map(|timeout| since + timeout),
+        let patience = || match (wait, nonblocking()) {
+            (Wait::Until(deadline), _) => Patience::Until(deadline),
+            (_, true) => Patience::Less(Stay::Always),
+            (Wait::Not, false) => Patience::Less(Stay::IfSocketBlocks),
+            (Wait::Socket | Wait::Queue, false) => match timeout().ok().and_then(duration) {
+                Some(timeout) => Patience::Until(Instant::now() + timeout),
+                None => Patience::Forever,
+            },
         };
-        lane.enter(wait, patience).ok_or_else(|| match wait {
+        let stay = match wait {
+            Wait::Not => Stay::Never,
+            Wait::Socket | Wait::Queue => Stay::IfSocketBlocks,
+            Wait::Until(_) => Stay::Always,
+        };
+        lane.enter(stay, patience).ok_or_else(|| match wait {
             Wait::Until(_) => ChannelError::TimedOut,
             _ => self.error("futex", wait, io::Error::from_raw_os_error(libc::EAGAIN)),
         })
