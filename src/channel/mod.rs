@@ -368,12 +368,15 @@ impl Channel {
         budget: usize,
     ) -> Result<Received, ChannelError> {
         let room = Room { fds: budget, credentials: self.sender.credentials, pidfd: self.sender.pidfd };
-        self.receiving(wait, |flags| {
+        let mut received = self.receiving(wait, |flags| {
             let mut receive = || scm::recv(self.as_fd(), bytes, arrived, room, flags);
             // A peer that closed its end with our messages unread: told once, ahead of what it has sent (K27).
             receive()
                 .or_else(|error| if error.raw_os_error() == Some(libc::ECONNRESET) { receive() } else { Err(error) })
-        })
+        })?;
+        // What was not asked for can also have been cut away to nothing, or have been the only thing that was cut.
+        received.unexpected |= received.control_cut && self.sender.is_exceeded_by(self.as_fd());
+        Ok(received)
     }
 
     /// Tells a hang-up from a message of no bytes and no descriptors, which another sender than `Channel` can make

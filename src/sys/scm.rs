@@ -182,11 +182,16 @@ pub(crate) fn recv(
             }
             Item::NoPidFd(errno) => {
                 received.unexpected |= !room.pidfd;
-                received.no_pidfd |= matches!(errno, libc::EMFILE | libc::ENFILE);
+                // One that was not asked for, or that an earlier part of the message had, is no loss.
+                let missed = room.pidfd && arrived.pidfd.is_none();
+                received.no_pidfd |= missed && matches!(errno, libc::EMFILE | libc::ENFILE);
             }
             Item::Credentials(numbers) => {
                 received.unexpected |= !room.credentials;
-                arrived.credentials.get_or_insert(numbers);
+                // Parts of one message that differ in their sender have none: process 0 is the kernel's "unknown".
+                if *arrived.credentials.get_or_insert(numbers) != numbers {
+                    arrived.credentials = Some([0; 3]);
+                }
             }
             Item::Other => received.unexpected = true,
         }

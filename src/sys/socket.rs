@@ -53,6 +53,11 @@ pub(crate) fn passes_pidfd(socket: BorrowedFd<'_>) -> bool {
     get(socket, SO_PASSPIDFD).is_ok_and(|value| value != 0)
 }
 
+/// SO_PASSSEC: whether each message that is received comes with SCM_SECURITY, where the kernel has a label for its sender.
+pub(crate) fn passes_security(socket: BorrowedFd<'_>) -> bool {
+    get(socket, libc::SO_PASSSEC).is_ok_and(|value| value != 0)
+}
+
 /// Whether the peer has closed its end, or shut down its sending side. Does not wait.
 pub(crate) fn is_hung_up(socket: BorrowedFd<'_>) -> io::Result<bool> {
     let mut event = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
