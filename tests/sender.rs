@@ -237,7 +237,8 @@ fn h_07_a_forged_sender() {
             let sender = OwnedFd::from(sender);
             let mut packet = Packet::new();
             let parent = nix::unistd::getppid().as_raw();
-            for lie in [(1, uid, gid), (parent, uid, gid), (pid, 0, gid), (pid, uid, 0), (pid, uid + 1, gid), (1, 0, 0)] {
+            for lie in [(1, uid, gid), (parent, uid, gid), (pid, 0, gid), (pid, uid, 0), (pid, uid + 1, gid), (1, 0, 0)]
+            {
                 assert_eq!(send_as(&sender, kind, lie), Err(Errno::EPERM), "{kind:?}: {lie:?}");
                 assert!(matches!(receiver.try_recv(&mut packet), Err(ChannelError::WouldBlock)));
             }

@@ -21,9 +21,13 @@ struct Place<T> {
 }
 
 impl<T: Default> Lane<T> {
-    /// Waits for its turn; `None` if the deadline passed before.
-    pub(super) fn enter(&self, deadline: Option<Instant>) -> Option<Turn<'_, T>> {
+    /// Waits for its turn; `None` if the deadline, which is asked for when there is somebody to wait for, passed before.
+    pub(super) fn enter<E>(
+        &self,
+        until: impl FnOnce() -> Result<Option<Instant>, E>,
+    ) -> Result<Option<Turn<'_, T>>, E> {
         let mut place = self.lock();
+        let deadline = if place.taken { until()? } else { None };
         while place.taken {
             place.waiting += 1;
             place = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
@@ -32,12 +36,12 @@ impl<T: Default> Lane<T> {
             };
             place.waiting -= 1;
             if place.taken && deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                return None;
+                return Ok(None);
             }
         }
         place.taken = true;
         let state = mem::take(&mut place.state);
-        Some(Turn { lane: self, state })
+        Ok(Some(Turn { lane: self, state }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Place<T>> {

@@ -14,7 +14,9 @@
 use std::io::IoSlice;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 
-use super::lane::Lane;
+use nix::sys::socket::sockopt;
+
+use super::lane::{Lane, Turn};
 use super::{Channel, Loss, MAX_FDS, Packet, Wait};
 use crate::error::ChannelError;
 use crate::sys::scm::{self, Arrived};
@@ -41,7 +43,7 @@ impl Stream {
         header[..4].copy_from_slice(&length.to_le_bytes());
         header[4..].copy_from_slice(&count.to_le_bytes());
 
-        let mut outgoing = self.sending.enter(wait.deadline()).ok_or(ChannelError::TimedOut)?;
+        let mut outgoing = self.sending_turn(channel, wait)?;
         outgoing.flush(channel, wait)?;
         let frame = [IoSlice::new(&header), IoSlice::new(bytes)];
         let sent = channel.sending(wait, |flags| scm::send(channel.as_fd(), &frame, fds.clone(), flags))?;
@@ -53,7 +55,7 @@ impl Stream {
 
     /// Sends what is left of a frame that has begun.
     pub(super) fn flush(&self, channel: &Channel, wait: Wait) -> Result<(), ChannelError> {
-        self.sending.enter(wait.deadline()).ok_or(ChannelError::TimedOut)?.flush(channel, wait)
+        self.sending_turn(channel, wait)?.flush(channel, wait)
     }
 
     pub(super) fn recv(
@@ -63,9 +65,15 @@ impl Stream {
         budget: usize,
         packet: &mut Packet,
     ) -> Result<(), ChannelError> {
-        let mut incoming = self.receiving.enter(wait.deadline()).ok_or(ChannelError::TimedOut)?;
+        let turn = self.receiving.enter(|| channel.until(wait, sockopt::ReceiveTimeout))?;
+        let mut incoming = turn.ok_or_else(|| channel.too_late(wait))?;
         incoming.skip(channel, wait, packet)?;
         incoming.recv(channel, wait, budget, packet)
+    }
+
+    fn sending_turn(&self, channel: &Channel, wait: Wait) -> Result<Turn<'_, Outgoing>, ChannelError> {
+        let turn = self.sending.enter(|| channel.until(wait, sockopt::SendTimeout))?;
+        turn.ok_or_else(|| channel.too_late(wait))
     }
 }
 

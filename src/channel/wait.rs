@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{getsockopt, sockopt};
-use nix::sys::time::TimeValLike;
+use nix::sys::socket::{GetSockOpt, getsockopt, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::{Channel, os};
 use crate::error::ChannelError;
@@ -90,15 +90,35 @@ impl Channel {
     /// Until when congestion is waited for; `None` is for ever.
     fn patience(&self, wait: Wait) -> Result<Option<Instant>, ChannelError> {
         match wait {
+            Wait::Queue => Ok(Some(Instant::now())),
+            wait => self.until(wait, sockopt::SendTimeout),
+        }
+    }
+
+    /// Until when a call waits that begins now; `None` is for ever. `timeout` is the socket's.
+    pub(super) fn until(
+        &self,
+        wait: Wait,
+        timeout: impl GetSockOpt<Val = TimeVal>,
+    ) -> Result<Option<Instant>, ChannelError> {
+        match wait {
             Wait::Until(deadline) => Ok(Some(deadline)),
-            Wait::Not | Wait::Queue => Ok(Some(Instant::now())),
-            Wait::Socket if self.status_flags()?.contains(OFlag::O_NONBLOCK) => Ok(Some(Instant::now())),
-            Wait::Socket => {
-                let timeout = getsockopt(&self.socket, sockopt::SendTimeout)
-                    .map_err(|errno| os("getsockopt(SO_SNDTIMEO)", errno.into()))?;
+            Wait::Not => Ok(Some(Instant::now())),
+            _ if self.status_flags()?.contains(OFlag::O_NONBLOCK) => Ok(Some(Instant::now())),
+            Wait::Socket | Wait::Queue => {
+                let timeout = getsockopt(&self.socket, timeout)
+                    .map_err(|errno| os("getsockopt(SO_RCVTIMEO, SO_SNDTIMEO)", errno.into()))?;
                 let timeout = u64::try_from(timeout.num_microseconds()).unwrap_or(0);
                 Ok((timeout != 0).then(|| Instant::now() + Duration::from_micros(timeout)))
             }
+        }
+    }
+
+    /// The error of a call that has waited for as long as it waits.
+    pub(super) fn too_late(&self, wait: Wait) -> ChannelError {
+        match wait {
+            Wait::Until(_) => ChannelError::TimedOut,
+            wait => self.error("poll", wait, io::Error::from_raw_os_error(libc::EAGAIN)),
         }
     }
 
