@@ -481,8 +481,8 @@ fn set_behind_its_back(channel: &Channel, option: i32, value: i32) -> nix::Resul
 #[test]
 fn h_14_options_set_behind_the_channels_back() {
     common::alone("h_14_options_set_behind_the_channels_back", || {
-        let options = [libc::SO_PASSCRED, SO_PASSPIDFD, libc::SO_PASSSEC];
-        let sets = [&options[..1], &options[1..2], &options[2..], &options[..2], &options[..]];
+        let options = [libc::SO_TIMESTAMP, libc::SO_PASSCRED, SO_PASSPIDFD, libc::SO_PASSSEC];
+        let sets = [&options[..1], &options[1..2], &options[2..3], &options[1..3], &options[..3], &options[3..]];
         for kind in KINDS {
             for asked in EACH {
                 for set in sets {

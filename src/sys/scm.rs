@@ -54,7 +54,8 @@ impl Room {
             (data, false) => HEADER + data,
         };
         let pidfd = if self.pidfd { HEADER + FD } else { 0 };
-        credentials + fds + pidfd
+        // Nothing can be installed behind a bare header, but control data that nobody asked for is seen.
+        (credentials + fds + pidfd).max(HEADER)
     }
 }
 
