@@ -183,11 +183,13 @@ fn h_07_a_sender_that_has_ended() {
             assert_eq!(packet.sender().unwrap().pid, Some(child.id()), "{kind:?}");
             let pidfd = packet.take_sender_pidfd();
             assert!(pidfd.is_some() || waited_for, "{kind:?}");
-            let Some(pidfd) = pidfd else { continue };
-            assert!(has_ended(&pidfd), "{kind:?}");
-            let status = waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED);
-            let expected = if waited_for { Err(Errno::ECHILD) } else { Ok(WaitStatus::Exited(pid, 7)) };
-            assert_eq!(status, expected, "{kind:?}");
+            if let Some(pidfd) = pidfd {
+                assert!(has_ended(&pidfd), "{kind:?}");
+                let status = waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT);
+                let expected = if waited_for { Err(Errno::ECHILD) } else { Ok(WaitStatus::Exited(pid, 7)) };
+                assert_eq!(status, expected, "{kind:?}");
+            }
+            child.wait().unwrap();
         }
     }
 }

@@ -290,8 +290,12 @@ impl Channel {
         }
         match &self.framing {
             Framing::Kernel { .. } => {
+                let length = bytes.len();
                 let bytes = [IoSlice::new(bytes)];
-                self.sending(wait, |flags| scm::send(self.as_fd(), &bytes, fds.clone(), flags)).map(drop)
+                self.sending(wait, |flags| {
+                    scm::send(self.as_fd(), &bytes, fds.clone(), flags).map_err(|error| hopeless(error, length))
+                })
+                .map(drop)
             }
             Framing::Stream(stream) => stream.send(self, wait, bytes, fds),
         }
@@ -411,6 +415,13 @@ impl Channel {
             _ => os(call, source),
         }
     }
+}
+
+/// No memory for a message that takes more of it in one piece than the kernel ever gives is not waited for: it is too large.
+fn hopeless(error: io::Error, length: usize) -> io::Error {
+    const LARGEST_PIECE: usize = 4 << 20;
+    let hopeless = error.raw_os_error() == Some(libc::ENOBUFS) && length > LARGEST_PIECE;
+    if hopeless { io::Error::from_raw_os_error(libc::EMSGSIZE) } else { error }
 }
 
 /// Why descriptors of a message were lost.
