@@ -172,11 +172,11 @@ fn k2_k21_the_sender_never_learns() {
             for free in 0..3 {
                 let mut filling = fill(&null);
                 filling.truncate(filling.len() - free);
-                for _ in 0..20 {
+                for _ in 0..10 {
                     sender.send(b"a grant", &[null.as_fd(); 3]).unwrap();
                 }
                 assert!(matches!(sender.try_recv(&mut packet), Err(ChannelError::WouldBlock)), "nothing comes back");
-                for _ in 0..20 {
+                for _ in 0..10 {
                     let result = receiver.recv(&mut packet);
                     assert!(matches!(result, Err(ChannelError::DescriptorTableFull)), "{kind:?}, {free}: {result:?}");
                     assert!(is_empty(&packet));
