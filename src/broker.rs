@@ -241,8 +241,8 @@ impl Desk {
     fn reply(&self, id: u64, answer: &Result<Option<OwnedFd>, Refusal>) -> Result<(), ChannelError> {
         match answer {
             Ok(Some(fd)) => self.grant(id, fd.as_fd()),
-            Ok(None) => self.send(id, Answer::Granted { descriptors: 0 }, &[]),
-            Err(refusal) => self.send(id, Answer::Refused(*refusal), &[]),
+            Ok(None) => self.send(Wait::Socket, id, Answer::Granted { descriptors: 0 }, &[]),
+            Err(refusal) => self.send(Wait::Socket, id, Answer::Refused(*refusal), &[]),
         }
     }
 
@@ -253,28 +253,28 @@ impl Desk {
     fn grant(&self, id: u64, fd: BorrowedFd<'_>) -> Result<(), ChannelError> {
         let mut since = None;
         loop {
-            match self.send(id, Answer::Granted { descriptors: 1 }, &[fd]) {
-                Err(ChannelError::Congested { .. }) => {}
+            let errno = match self.send(Wait::Queue, id, Answer::Granted { descriptors: 1 }, &[fd]) {
+                Err(ChannelError::Congested { source, .. }) => source.raw_os_error().unwrap_or(libc::ETOOMANYREFS),
                 done => return done,
-            }
+            };
             let waited = since.get_or_insert_with(Instant::now).elapsed();
             match self.channel.has_unread()? {
                 true if waited < self.reply_timeout => thread::sleep(20 * ROOM_AGAIN),
                 true => return Err(ChannelError::TimedOut),
                 false if waited < self.reply_timeout.saturating_mul(2) => thread::sleep(ROOM_AGAIN),
                 false => {
-                    let refusal = Refusal { reason: Reason::Failed, errno: libc::ETOOMANYREFS };
-                    return self.send(id, Answer::Refused(refusal), &[]);
+                    let refusal = Refusal { reason: Reason::Failed, errno };
+                    return self.send(Wait::Socket, id, Answer::Refused(refusal), &[]);
                 }
             }
         }
     }
 
-    fn send(&self, id: u64, answer: Answer, fds: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
+    fn send(&self, wait: Wait, id: u64, answer: Answer, fds: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
         let mut buffer = [0; MAX_REPLY];
         // Cannot be too long: the buffer holds any reply.
         let len = Reply { id, answer }.encode(&mut buffer).map_err(|_| ChannelError::TooLarge)?;
-        self.channel.send_within(Wait::Queue, &buffer[..len], fds.iter().map(AsRawFd::as_raw_fd))
+        self.channel.send_within(wait, &buffer[..len], fds.iter().map(AsRawFd::as_raw_fd))
     }
 
     fn record(&self, event: Event<'_>) {

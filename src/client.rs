@@ -56,6 +56,8 @@ impl Client {
         if channel.kind() != Kind::SeqPacket {
             return Err(ClientError::NoChannel(ChannelError::NotASocket));
         }
+        // The socket is this worker's alone: whoever had it before need not be asked.
+        channel.set_nonblocking(false).map_err(ClientError::NoChannel)?;
         channel.set_recv_timeout(Some(GREETING)).map_err(ClientError::NoChannel)?;
         let client = Self::new(channel);
         let greeted = client.hello();

@@ -13,33 +13,60 @@
 //! Each arrow is one function that consumes what stands left of it, and each type is born in exactly one module: only
 //! [`policy`] makes a [`Permit`](policy::Permit), and [`open`] takes nothing else.
 
-#[cfg(not(target_os = "linux"))]
-compile_error!("fdbroker runs on Linux only so far");
+#[cfg(not(any(
+    target_os = "linux",
+    target_vendor = "apple",
+    target_os = "freebsd",
+    target_os = "dragonfly",
+    target_os = "netbsd",
+    target_os = "openbsd"
+)))]
+compile_error!("fdbroker runs on Linux; its channels, on macOS and the BSDs as well");
 
+#[cfg(target_os = "linux")]
 #[forbid(unsafe_code)]
 mod broker;
 #[forbid(unsafe_code)]
 mod channel;
+#[cfg(target_os = "linux")]
 #[forbid(unsafe_code)]
 mod client;
 #[forbid(unsafe_code)]
 mod error;
+#[cfg(target_os = "linux")]
 #[forbid(unsafe_code)]
 pub mod open;
+#[cfg(target_os = "linux")]
 #[forbid(unsafe_code)]
 pub mod policy;
+#[cfg(target_os = "linux")]
 #[forbid(unsafe_code)]
 mod sandbox;
+#[cfg(target_os = "linux")]
 #[forbid(unsafe_code)]
 mod split;
 mod sys;
+#[cfg(target_os = "linux")]
 #[forbid(unsafe_code)]
 pub mod wire;
 
+#[cfg(target_os = "linux")]
 pub use broker::{Broker, Event, Record, Service};
-pub use channel::{Channel, Credentials, DEFAULT_MAX_FDS, Kind, MAX_FDS, Packet, PidFd, raw};
+pub use channel::{Channel, Credentials, DEFAULT_MAX_FDS, Kind, MAX_FDS, Packet, PidFd, raw, typed};
+#[cfg(target_os = "linux")]
+pub use channel::{Listener, ListenerOptions};
+#[cfg(target_os = "linux")]
 pub use client::Client;
-pub use error::{ChannelError, ClientError, Fault, LockdownError, PolicyError, SpawnError, SplitError};
+pub use error::{ChannelError, EndpointError, TakeError};
+#[cfg(target_os = "linux")]
+pub use error::{ClientError, Fault, LockdownError, PolicyError, SpawnError, SplitError};
+#[cfg(target_os = "linux")]
 pub use policy::{Policy, Rule};
+#[cfg(target_os = "linux")]
 pub use sandbox::{Enforced, Layer, Sandbox, Step, Worker, lockdown};
+#[cfg(target_os = "linux")]
 pub use split::{Split, split};
+
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use sys::scm::parse_control_data;

@@ -5,10 +5,12 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::fs::File;
 use std::hint::black_box;
+use std::net::TcpListener;
 use std::os::fd::AsFd;
 
+use fdbroker::typed::{PipeReader, PipeWriter};
 use fdbroker::wire::{Answer, Ask, MAX_MESSAGE, Reason, Refusal, Reply, Request, Right};
-use fdbroker::{Channel, ChannelError, Kind, Packet};
+use fdbroker::{Channel, ChannelError, Kind, Packet, PidFd, TakeError};
 
 thread_local! {
     /// Of this thread: the tests' own threads do not disturb each other.
@@ -101,6 +103,30 @@ fn p_02_p_11_errors_allocate_nothing() {
         hostile();
         assert_eq!(allocations(|| (0..1000).for_each(|_| hostile())), 0, "{kind:?}");
     }
+}
+
+/// P-02: nor does taking descriptors as types, right ones and wrong ones.
+#[test]
+fn p_02_typed_takes_allocate_nothing() {
+    let file = tempfile::tempfile().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (reads, writes) = nix::unistd::pipe().unwrap();
+    let fds = [file.as_fd(), listener.as_fd(), reads.as_fd(), writes.as_fd()];
+    let (here, there) = Channel::pair().unwrap();
+    let mut packet = Packet::new();
+    let mut take = || {
+        here.send(b"right", &fds).unwrap();
+        there.recv(&mut packet).unwrap();
+        drop(packet.take_all::<(File, TcpListener, PipeReader, PipeWriter)>().unwrap());
+        for (wrong, count) in [(&fds[..1], false), (&fds[1..2], false), (&fds[..2], true)] {
+            here.send(b"wrong", wrong).unwrap();
+            there.recv(&mut packet).unwrap();
+            let error = packet.take_one::<PidFd>().unwrap_err();
+            assert_eq!(matches!(error, TakeError::WrongCount { .. }), count);
+        }
+    };
+    take();
+    assert_eq!(allocations(|| (0..1000).for_each(|_| take())), 0);
 }
 
 /// P-02: reading and writing each message of the wire, and finding it malformed, allocate nothing.

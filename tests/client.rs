@@ -513,10 +513,15 @@ fn l_03_stdin_is_a_broker() {
     let path = root.join("file");
     fs::write(&path, "granted").unwrap();
     let policy = Policy::builder().allow(Rule::file(&path).read()).build().unwrap();
-    let (theirs, ours) = Channel::pair().unwrap();
-    let service = Broker::new().serve("stdin", theirs, policy).unwrap();
-    let mut command = rerun("l_03_stdin_is_a_broker", "child");
-    command.env(PATH, &path).stdin(OwnedFd::from(ours));
-    passes(command);
-    ended(service).unwrap();
+    let policy = std::sync::Arc::new(policy);
+    // Also when somebody has left it non-blocking.
+    for nonblocking in [false, true] {
+        let (theirs, ours) = Channel::pair().unwrap();
+        ours.set_nonblocking(nonblocking).unwrap();
+        let service = Broker::new().serve("stdin", theirs, policy.clone()).unwrap();
+        let mut command = rerun("l_03_stdin_is_a_broker", "child");
+        command.env(PATH, &path).stdin(OwnedFd::from(ours));
+        passes(command);
+        ended(service).unwrap();
+    }
 }

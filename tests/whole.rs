@@ -7,7 +7,7 @@ mod common;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -479,15 +479,4 @@ fn p_15_a_number_that_is_no_descriptor() {
         receiver.set_nonblocking(true).unwrap();
         assert!(matches!(receiver.recv(&mut Packet::new()), Err(ChannelError::WouldBlock)));
     }
-}
-
-/// H-15: plain bytes from a stream that is no channel end in an error, not in a message.
-#[test]
-fn h_15_a_stream_of_another_protocol() {
-    let (mut raw, socket) = UnixStream::pair().unwrap();
-    let channel = Channel::from(socket);
-    raw.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
-    let mut packet = Packet::new();
-    assert!(matches!(channel.recv(&mut packet), Err(ChannelError::TooLarge)));
-    assert!(matches!(channel.recv(&mut packet), Err(ChannelError::Broken)));
 }

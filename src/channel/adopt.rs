@@ -3,17 +3,15 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-
 use super::peer::SenderOptions;
 use super::{Channel, Kind};
 use crate::error::ChannelError;
-use crate::sys::socket;
+use crate::sys::{platform, socket};
 
 impl Channel {
-    fn adopt(socket: OwnedFd, kind: Kind) -> Self {
-        // Cannot fail on an open descriptor.
-        let _ = fcntl(&socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
+    pub(super) fn adopt(socket: OwnedFd, kind: Kind) -> Self {
+        platform::close_on_exec(&socket);
+        platform::prepare(&socket);
         let sender = SenderOptions::of(socket.as_fd());
         Self { sender, ..Self::over(socket, kind) }
     }
@@ -27,7 +25,7 @@ impl TryFrom<OwnedFd> for Channel {
     /// # Errors
     /// [`ChannelError::NotASocket`]; the descriptor is closed.
     fn try_from(fd: OwnedFd) -> Result<Self, ChannelError> {
-        let domain = socket::domain(fd.as_fd()).map_err(|_| ChannelError::NotASocket)?;
+        let domain = platform::domain(fd.as_fd()).map_err(|_| ChannelError::NotASocket)?;
         let kind = match socket::kind(fd.as_fd()) {
             Ok(libc::SOCK_SEQPACKET) => Kind::SeqPacket,
             Ok(libc::SOCK_STREAM) => Kind::Stream,

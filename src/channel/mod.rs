@@ -3,13 +3,18 @@
 mod adopt;
 mod lane;
 mod many;
+#[cfg(target_os = "linux")]
+mod named;
 mod packet;
 mod peer;
 pub mod raw;
 mod sendfd;
 mod stream;
+pub mod typed;
 mod wait;
 
+#[cfg(target_os = "linux")]
+pub use named::{Listener, ListenerOptions};
 pub use packet::Packet;
 pub use peer::{Credentials, PidFd};
 
@@ -19,12 +24,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
+use nix::sys::socket::{AddressFamily, SockType, setsockopt, socketpair, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use crate::error::ChannelError;
 use crate::sys::scm::{self, Arrived, Received, Room};
-use crate::sys::socket;
+use crate::sys::{platform, socket};
 use peer::SenderOptions;
 use stream::Stream;
 pub(crate) use wait::Wait;
@@ -93,12 +98,13 @@ enum Framing {
 }
 
 impl Channel {
-    /// Two connected ends, of [`Kind::SeqPacket`]. Both are close-on-exec.
+    /// Two connected ends, of [`Kind::SeqPacket`], or of [`Kind::Stream`] where there is no such thing (macOS). Both are
+    /// close-on-exec.
     ///
     /// # Errors
     /// [`ChannelError::Os`]: socketpair(2) failed, for want of descriptors or memory.
     pub fn pair() -> Result<(Self, Self), ChannelError> {
-        Self::pair_of(Kind::SeqPacket)
+        Self::pair_of(if platform::HAS_SEQPACKET { Kind::SeqPacket } else { Kind::Stream })
     }
 
     /// Two connected ends of another kind.
@@ -111,8 +117,10 @@ impl Channel {
             Kind::Stream => SockType::Stream,
             Kind::Datagram => SockType::Datagram,
         };
-        let (one, other) = socketpair(AddressFamily::Unix, socket_type, None, SockFlag::SOCK_CLOEXEC)
+        let (one, other) = socketpair(AddressFamily::Unix, socket_type, None, platform::SOCKET_FLAGS)
             .map_err(|errno| os("socketpair", errno.into()))?;
+        platform::prepare(&one);
+        platform::prepare(&other);
         Ok((Self::over(one, kind), Self::over(other, kind)))
     }
 
@@ -156,6 +164,9 @@ impl Channel {
     /// [`ChannelError::Os`]: fcntl(2) failed.
     pub fn set_nonblocking(&self, nonblocking: bool) -> Result<(), ChannelError> {
         let mut flags = self.status_flags()?;
+        if flags.contains(OFlag::O_NONBLOCK) == nonblocking {
+            return Ok(()); // Setting flags can be forbidden, as it is to a worker in this crate's sandbox.
+        }
         flags.set(OFlag::O_NONBLOCK, nonblocking);
         fcntl(&self.socket, FcntlArg::F_SETFL(flags)).map_err(|errno| os("fcntl(F_SETFL)", errno.into()))?;
         Ok(())
@@ -194,21 +205,24 @@ impl Channel {
     /// [`ChannelError::Os`]: setsockopt(2) failed.
     pub fn refuse_descriptors(&mut self) -> Result<bool, ChannelError> {
         self.max_fds = 0;
-        socket::refuse_descriptors(self.as_fd()).map_err(|error| os("setsockopt(SO_PASSRIGHTS)", error))
+        platform::refuse_descriptors(self.as_fd()).map_err(|error| os("setsockopt(SO_PASSRIGHTS)", error))
     }
 
     /// Bounds what can wait in the peer's queue, and with it the descriptors in flight that the kernel counts against
     /// this user (K9).
+    #[cfg(target_os = "linux")]
     pub(crate) fn set_send_buffer(&self, bytes: usize) -> Result<(), ChannelError> {
         setsockopt(&self.socket, sockopt::SndBuf, &bytes).map_err(|errno| os("setsockopt(SO_SNDBUF)", errno.into()))
     }
 
     /// Whether the peer has not received everything that was sent to it.
+    #[cfg(target_os = "linux")]
     pub(crate) fn has_unread(&self) -> Result<bool, ChannelError> {
         socket::has_unread(self.as_fd()).map_err(|error| os("ioctl(SIOCOUTQ)", error))
     }
 
     /// Ends the traffic in both directions: whoever waits on either end is told of a hang-up.
+    #[cfg(target_os = "linux")]
     pub(crate) fn shut_down(&self) {
         let _ = nix::sys::socket::shutdown(self.socket.as_raw_fd(), nix::sys::socket::Shutdown::Both);
     }
@@ -289,11 +303,12 @@ impl Channel {
             return Err(ChannelError::Empty);
         }
         match &self.framing {
-            Framing::Kernel { .. } => {
+            Framing::Kernel { hangs_up } => {
                 let length = bytes.len();
                 let bytes = [IoSlice::new(bytes)];
+                let end = if *hangs_up { platform::SEQPACKET_FLAGS } else { 0 };
                 self.sending(wait, |flags| {
-                    scm::send(self.as_fd(), &bytes, fds.clone(), flags).map_err(|error| hopeless(error, length))
+                    scm::send(self.as_fd(), &bytes, fds.clone(), flags | end).map_err(|error| hopeless(error, length))
                 })
                 .map(drop)
             }
@@ -411,7 +426,7 @@ impl Channel {
                 _ => ChannelError::WouldBlock,
             },
             Some(libc::EMSGSIZE) => ChannelError::TooLarge,
-            Some(libc::ETOOMANYREFS | libc::ENOBUFS | libc::ENOMEM) => ChannelError::Congested { call, source },
+            Some(errno) if platform::is_congestion(errno) => ChannelError::Congested { call, source },
             _ => os(call, source),
         }
     }

@@ -20,6 +20,7 @@ pub(crate) enum Wait {
     /// As the socket says: O_NONBLOCK, SO_RCVTIMEO, SO_SNDTIMEO.
     Socket,
     /// The same, but congestion is answered at once.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "the broker's"))]
     Queue,
     /// Whatever the socket says.
     Until(Instant),

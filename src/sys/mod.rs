@@ -3,6 +3,12 @@
 //! What is here is small, says for each block why it is sound, and has a safe signature.
 #![allow(unsafe_code)]
 
+#[cfg(target_os = "linux")]
 pub(crate) mod child;
+#[cfg(target_os = "linux")]
+pub(crate) mod descriptor;
+#[cfg(target_os = "linux")]
+pub(crate) mod lock;
+pub(crate) mod platform;
 pub(crate) mod scm;
 pub(crate) mod socket;

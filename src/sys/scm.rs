@@ -12,28 +12,22 @@ use std::time::Instant;
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
+use super::platform::{self, CONTROL, FD, HEADER, LEVEL_AT, TYPE_AT, space};
+
 /// SCM_MAX_FD of the kernel: descriptors that one message can carry (K3).
 pub(crate) const MAX_FDS: usize = 253;
 
-/// The kernel's `struct cmsghdr`: `size_t` length with the header, `int` level, `int` type.
-const HEADER: usize = mem::size_of::<usize>() + 2 * mem::size_of::<i32>();
-const FD: usize = mem::size_of::<RawFd>();
-/// The kernel's `struct ucred`: three 32-bit numbers.
-const UCRED: usize = 12;
 /// Linux 6.5, include/linux/socket.h; libc does not name it for every target.
 const SCM_PIDFD: i32 = 4;
-
-/// Bytes that a block with so much data takes, with the padding before the next one.
-const fn space(data: usize) -> usize {
-    HEADER + data.next_multiple_of(mem::align_of::<usize>())
-}
+/// Not the type of any block where there is no such thing.
+#[cfg(target_os = "linux")]
+const SCM_CREDENTIALS: i32 = libc::SCM_CREDENTIALS;
+#[cfg(not(target_os = "linux"))]
+const SCM_CREDENTIALS: i32 = -2;
 
 /// Room for control data, aligned as the kernel's `cmsghdr` wants it.
 #[repr(C, align(8))]
 struct Aligned<const BYTES: usize>([u8; BYTES]);
-
-/// All control data that one message can have.
-const CONTROL: usize = space(UCRED) + space(MAX_FDS * FD) + space(FD);
 
 /// What a receive makes room for, and no more: what there is no room for cannot be installed (K4, K20).
 #[derive(Clone, Copy, Debug, Default)]
@@ -41,22 +35,6 @@ pub(crate) struct Room {
     pub(crate) fds: usize,
     pub(crate) credentials: bool,
     pub(crate) pidfd: bool,
-}
-
-impl Room {
-    /// The kernel writes credentials, then descriptors, then the pidfd. When there is a pidfd, a surplus descriptor can
-    /// take its room (K22).
-    fn bytes(self) -> usize {
-        let credentials = if self.credentials { space(UCRED) } else { 0 };
-        let fds = match (self.fds.min(MAX_FDS) * FD, self.pidfd) {
-            (0, _) => 0,
-            (data, true) => space(data),
-            (data, false) => HEADER + data,
-        };
-        let pidfd = if self.pidfd { HEADER + FD } else { 0 };
-        // Nothing can be installed behind a bare header, but control data that nobody asked for is seen.
-        (credentials + fds + pidfd).max(HEADER)
-    }
 }
 
 /// The control data of a message, once it has arrived. Each receive adds to it.
@@ -128,7 +106,7 @@ pub(crate) fn send(
     retry(timeout, || {
         // SAFETY: `header` points to `bytes` (IoSlice is an iovec, by std's promise) and to `room`, which both
         // outlive the call with the lengths given; sendmsg only reads through them.
-        unsafe { libc::sendmsg(socket.as_raw_fd(), &header, libc::MSG_NOSIGNAL | flags) }
+        unsafe { libc::sendmsg(socket.as_raw_fd(), &header, platform::SEND_FLAGS | flags) }
     })
 }
 
@@ -143,17 +121,22 @@ pub(crate) fn recv(
 ) -> io::Result<Received> {
     let mut iov = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
     let control = &mut arrived.control.0;
-    let room_bytes = room.bytes().min(control.len());
+    let room_bytes = platform::room(room).min(control.len());
     let mut header = empty_header();
     header.msg_iov = &mut iov;
     header.msg_iovlen = 1;
     header.msg_control = control.as_mut_ptr().cast();
     header.msg_controllen = room_bytes as _;
     let timeout = || getsockopt(&socket, sockopt::ReceiveTimeout);
-    let len = retry(timeout, || {
+    let mut receive = || {
         // SAFETY: `header` points to `iov`, which points to `bytes`, and to the first `room_bytes` bytes of `control` (at
         // most all of them); all are borrowed exclusively and outlive the call, and any bytes are valid in them.
-        unsafe { libc::recvmsg(socket.as_raw_fd(), &mut header, libc::MSG_CMSG_CLOEXEC | flags) }
+        unsafe { libc::recvmsg(socket.as_raw_fd(), &mut header, platform::RECV_FLAGS | flags) }
+    };
+    let mut lost = false;
+    let len = retry(timeout, &mut receive).or_else(|error| {
+        lost = platform::lost_descriptors(&error);
+        if lost { retry(timeout, &mut receive) } else { Err(error) }
     })?;
     #[allow(clippy::unnecessary_cast, reason = "musl declares it as socklen_t")]
     let filled = (header.msg_controllen as usize).min(room_bytes);
@@ -161,7 +144,7 @@ pub(crate) fn recv(
         len,
         control: filled > 0,
         bytes_cut: header.msg_flags & libc::MSG_TRUNC != 0,
-        control_cut: header.msg_flags & libc::MSG_CTRUNC != 0,
+        control_cut: lost || header.msg_flags & libc::MSG_CTRUNC != 0,
         no_pidfd: false,
         unexpected: false,
     };
@@ -171,6 +154,9 @@ pub(crate) fn recv(
                 // SAFETY: the kernel wrote this number a moment ago into a block that means "installed in your table for
                 // you": it is open, and nobody else in this process knows of it. It is not negative.
                 let fd = unsafe { OwnedFd::from_raw_fd(number) };
+                if platform::RECV_FLAGS == 0 {
+                    platform::close_on_exec(&fd);
+                }
                 if arrived.fds.len() < arrived.fds.capacity() {
                     arrived.fds.push(fd);
                 }
@@ -204,13 +190,20 @@ pub(crate) fn recv(
 fn put_rights(room: &mut [u8], fds: impl ExactSizeIterator<Item = RawFd>) -> Option<usize> {
     let len = HEADER + fds.len() * FD;
     let (header, data) = room.get_mut(..len)?.split_at_mut(HEADER);
-    header[..HEADER - 8].copy_from_slice(&len.to_ne_bytes());
-    header[HEADER - 8..HEADER - 4].copy_from_slice(&libc::SOL_SOCKET.to_ne_bytes());
-    header[HEADER - 4..].copy_from_slice(&libc::SCM_RIGHTS.to_ne_bytes());
+    put_header(header, len, libc::SOL_SOCKET, libc::SCM_RIGHTS);
     for (slot, fd) in data.chunks_exact_mut(FD).zip(fds) {
         slot.copy_from_slice(&fd.to_ne_bytes());
     }
     Some(len)
+}
+
+fn put_header(header: &mut [u8], len: usize, level: i32, kind: i32) {
+    match (LEVEL_AT, u32::try_from(len)) {
+        (4, Ok(len)) => header[..4].copy_from_slice(&len.to_ne_bytes()),
+        _ => header[..mem::size_of::<usize>()].copy_from_slice(&len.to_ne_bytes()),
+    }
+    header[LEVEL_AT..LEVEL_AT + 4].copy_from_slice(&level.to_ne_bytes());
+    header[TYPE_AT..TYPE_AT + 4].copy_from_slice(&kind.to_ne_bytes());
 }
 
 /// What control data says.
@@ -229,8 +222,7 @@ enum Item {
 fn items(control: &[u8]) -> impl Iterator<Item = Item> {
     Blocks(control).flat_map(|(level, kind, data)| {
         let kind = if level == libc::SOL_SOCKET { kind } else { -1 };
-        let number = |slot: &[u8]| slot.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes));
-        let slots = <[u8]>::chunks_exact(data, FD).filter_map(number);
+        let slots = <[u8]>::chunks_exact(data, FD).filter_map(|slot| Some(RawFd::from_ne_bytes(four(slot, 0)?)));
         let descriptors = slots.filter_map(move |number| match kind {
             libc::SCM_RIGHTS => (number >= 0).then_some(Item::Right(number)),
             SCM_PIDFD if number < 0 => Some(Item::NoPidFd(number.saturating_neg())),
@@ -239,16 +231,27 @@ fn items(control: &[u8]) -> impl Iterator<Item = Item> {
         });
         let other = match kind {
             libc::SCM_RIGHTS | SCM_PIDFD => None,
-            libc::SCM_CREDENTIALS => Some(credentials(data).map_or(Item::Other, Item::Credentials)),
+            SCM_CREDENTIALS => Some(credentials(data).map_or(Item::Other, Item::Credentials)),
             _ => Some(Item::Other),
         };
         descriptors.chain(other)
     })
 }
 
+/// What a fuzz target sees of control data: the numbers of descriptors, and whether there were credentials.
+#[cfg(fuzzing)]
+#[must_use]
+pub fn parse_control_data(control: &[u8]) -> (Vec<RawFd>, bool) {
+    let descriptor = |item| match item {
+        Item::Right(number) | Item::PidFd(number) => Some(number),
+        _ => None,
+    };
+    let credentials = items(control).any(|item| matches!(item, Item::Credentials(_)));
+    (items(control).filter_map(descriptor).collect(), credentials)
+}
+
 fn credentials(data: &[u8]) -> Option<[u32; 3]> {
-    let number = |at: usize| Some(u32::from_ne_bytes(*data.get(at..)?.first_chunk()?));
-    Some([number(0)?, number(4)?, number(8)?])
+    Some([four(data, 0)?, four(data, 4)?, four(data, 8)?].map(u32::from_ne_bytes))
 }
 
 /// Walks control data as the kernel leaves it: blocks of level, type and data, each at an aligned offset. A length
@@ -259,15 +262,21 @@ impl<'a> Iterator for Blocks<'a> {
     type Item = (i32, i32, &'a [u8]);
 
     fn next(&mut self) -> Option<Self::Item> {
-        let (len, rest) = self.0.split_first_chunk()?;
-        let (level, rest) = rest.split_first_chunk()?;
-        let (kind, _) = rest.split_first_chunk()?;
-        let len = usize::from_ne_bytes(*len).min(self.0.len());
+        let len = match LEVEL_AT {
+            4 => usize::try_from(u32::from_ne_bytes(four(self.0, 0)?)).unwrap_or(usize::MAX),
+            _ => usize::from_ne_bytes(*self.0.first_chunk()?),
+        };
+        let [level, kind] = [four(self.0, LEVEL_AT)?, four(self.0, TYPE_AT)?].map(i32::from_ne_bytes);
+        let len = len.min(self.0.len());
         let data = self.0.get(HEADER..len)?;
-        let next = len.next_multiple_of(mem::align_of::<usize>()).min(self.0.len());
-        self.0 = &self.0[next..];
-        Some((i32::from_ne_bytes(*level), i32::from_ne_bytes(*kind), data))
+        // A block takes its data's length, up to the next multiple of the alignment.
+        self.0 = self.0.get(space(data.len())..).unwrap_or_default();
+        Some((level, kind, data))
     }
+}
+
+fn four(bytes: &[u8], at: usize) -> Option<[u8; 4]> {
+    bytes.get(at..)?.first_chunk().copied()
 }
 
 fn empty_header() -> libc::msghdr {

@@ -2,70 +2,35 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+#[cfg(target_os = "linux")]
+use std::{
+    os::fd::{FromRawFd, OwnedFd},
+    ptr,
+};
 
-/// SO_PASSRIGHTS, since Linux 6.16 (include/uapi/asm-generic/socket.h). The architectures with numbers of their own
-/// (alpha, mips, parisc, sparc) are left to the check at receipt.
-const SO_PASSRIGHTS: libc::c_int = 83;
-
-/// SO_PASSPIDFD, since Linux 6.5 (include/uapi/asm-generic/socket.h); libc does not name it for every target. Parisc and sparc have
-/// numbers of their own.
-const SO_PASSPIDFD: libc::c_int = 76;
+use super::platform;
 
 /// Bytes of a C int, on every platform that Rust has a Linux target for.
 const INT: libc::socklen_t = 4;
-
-/// The socket's address family (SO_DOMAIN). ENOTSOCK when it is no socket.
-pub(crate) fn domain(socket: BorrowedFd<'_>) -> io::Result<libc::c_int> {
-    get(socket, libc::SO_DOMAIN)
-}
 
 /// The socket's type (SO_TYPE).
 pub(crate) fn kind(socket: BorrowedFd<'_>) -> io::Result<libc::c_int> {
     get(socket, libc::SO_TYPE)
 }
 
-/// Asks the kernel to refuse every message to this socket that carries descriptors: its sender gets EPERM (K18, K29).
-/// Answers whether the kernel can (Linux 6.16).
-pub(crate) fn refuse_descriptors(socket: BorrowedFd<'_>) -> io::Result<bool> {
-    if cfg!(any(target_arch = "mips", target_arch = "mips64", target_arch = "sparc", target_arch = "sparc64")) {
-        return Ok(false);
-    }
-    set_if_known(socket, SO_PASSRIGHTS, 0)
-}
-
-/// SO_PASSCRED: whether each message that is received comes with SCM_CREDENTIALS.
-pub(crate) fn pass_credentials(socket: BorrowedFd<'_>, on: bool) -> io::Result<()> {
-    set(socket, libc::SO_PASSCRED, on.into())
-}
-
-/// See [`pass_credentials`].
-pub(crate) fn passes_credentials(socket: BorrowedFd<'_>) -> bool {
-    get(socket, libc::SO_PASSCRED).is_ok_and(|value| value != 0)
-}
-
-/// SO_PASSPIDFD: whether each message that is received comes with SCM_PIDFD. Answers whether the kernel can (Linux 6.5).
-pub(crate) fn pass_pidfd(socket: BorrowedFd<'_>, on: bool) -> io::Result<bool> {
-    set_if_known(socket, SO_PASSPIDFD, on.into())
-}
-
-/// See [`pass_pidfd`].
-pub(crate) fn passes_pidfd(socket: BorrowedFd<'_>) -> bool {
-    get(socket, SO_PASSPIDFD).is_ok_and(|value| value != 0)
-}
-
-/// SO_PASSSEC: whether each message that is received comes with SCM_SECURITY, where the kernel has a label for its sender.
-pub(crate) fn passes_security(socket: BorrowedFd<'_>) -> bool {
-    get(socket, libc::SO_PASSSEC).is_ok_and(|value| value != 0)
+/// Whether listen(2) was called on the socket (SO_ACCEPTCONN).
+pub(crate) fn is_listening(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    get(socket, libc::SO_ACCEPTCONN).map(|value| value != 0)
 }
 
 /// Whether the peer has closed its end, or shut down its sending side. Does not wait.
 pub(crate) fn is_hung_up(socket: BorrowedFd<'_>) -> io::Result<bool> {
-    let mut event = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
+    let mut event = libc::pollfd { fd: socket.as_raw_fd(), events: platform::HANG_UP, revents: 0 };
     loop {
         // SAFETY: points to one pollfd, exclusively borrowed, and says that it is one.
         let status = unsafe { libc::poll(&raw mut event, 1, 0) };
         if status >= 0 {
-            return Ok(event.revents & (libc::POLLRDHUP | libc::POLLHUP) != 0);
+            return Ok(event.revents & (platform::HANG_UP | libc::POLLHUP) != 0);
         }
         let error = io::Error::last_os_error();
         if error.kind() != io::ErrorKind::Interrupted {
@@ -75,6 +40,7 @@ pub(crate) fn is_hung_up(socket: BorrowedFd<'_>) -> io::Result<bool> {
 }
 
 /// Whether something that was sent through this socket has not been received (SIOCOUTQ, which has TIOCOUTQ's number).
+#[cfg(target_os = "linux")]
 pub(crate) fn has_unread(socket: BorrowedFd<'_>) -> io::Result<bool> {
     let mut bytes: libc::c_int = 0;
     // SAFETY: the kernel writes one c_int, which is exclusively borrowed.
@@ -82,14 +48,44 @@ pub(crate) fn has_unread(socket: BorrowedFd<'_>) -> io::Result<bool> {
     if status == 0 { Ok(bytes > 0) } else { Err(io::Error::last_os_error()) }
 }
 
-/// listen(2), with any backlog: nix refuses one over libc's SOMAXCONN, where the kernel cuts it to `net.core.somaxconn`.
+/// listen(2), with any backlog: nix refuses one over libc's SOMAXCONN, where the kernel cuts it to
+/// `net.core.somaxconn`.
+#[cfg(target_os = "linux")]
 pub(crate) fn listen(socket: BorrowedFd<'_>, backlog: libc::c_int) -> io::Result<()> {
     // SAFETY: takes numbers.
     let status = unsafe { libc::listen(socket.as_raw_fd(), backlog) };
     if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-fn get(socket: BorrowedFd<'_>, option: libc::c_int) -> io::Result<libc::c_int> {
+/// accept4(2) with close-on-exec, once: EINTR is the caller's. The peer's address is not asked for.
+#[cfg(target_os = "linux")]
+pub(crate) fn accept(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: null pointers say that no address is wanted; the rest are numbers.
+    let number = unsafe { libc::accept4(socket.as_raw_fd(), ptr::null_mut(), ptr::null_mut(), libc::SOCK_CLOEXEC) };
+    if number < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel installed it a moment ago for this call, and nobody else in this process knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// A pidfd of the process that SO_PEERCRED names (SO_PEERPIDFD, include/uapi/asm-generic/socket.h). The kernel makes it
+/// close-on-exec. ENOPROTOOPT before Linux 6.5.
+#[cfg(target_os = "linux")]
+pub(crate) fn peer_pidfd(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    const SO_PEERPIDFD: libc::c_int = 77;
+    if !platform::GENERIC_NUMBERS {
+        return Err(io::Error::from_raw_os_error(libc::ENOPROTOOPT));
+    }
+    let number = get(socket, SO_PEERPIDFD)?;
+    if number < 0 {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: the kernel installed it a moment ago for this call, and nobody else in this process knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+pub(super) fn get(socket: BorrowedFd<'_>, option: libc::c_int) -> io::Result<libc::c_int> {
     let mut value: libc::c_int = 0;
     let mut len = INT;
     // SAFETY: the kernel writes at most `len` bytes, the size of `value`, and any bytes are a c_int.
@@ -98,7 +94,7 @@ fn get(socket: BorrowedFd<'_>, option: libc::c_int) -> io::Result<libc::c_int> {
     if status == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
 }
 
-fn set_if_known(socket: BorrowedFd<'_>, option: libc::c_int, value: libc::c_int) -> io::Result<bool> {
+pub(super) fn set_if_known(socket: BorrowedFd<'_>, option: libc::c_int, value: libc::c_int) -> io::Result<bool> {
     match set(socket, option, value) {
         Ok(()) => Ok(true),
         Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(false),
@@ -106,7 +102,7 @@ fn set_if_known(socket: BorrowedFd<'_>, option: libc::c_int, value: libc::c_int)
     }
 }
 
-fn set(socket: BorrowedFd<'_>, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+pub(super) fn set(socket: BorrowedFd<'_>, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
     // SAFETY: the kernel reads as many bytes as `value` has.
     let status =
         unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, (&raw const value).cast(), INT) };

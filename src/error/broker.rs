@@ -1,110 +1,12 @@
-//! `[both]` Errors, by what the caller can do next. Those of channel and client convert into [`std::io::Error`] with the
-//! errno, where there is one, so that `?` works in functions that return `io::Result`.
+//! `[both]` What goes wrong with policies, requests, workers and their start.
 
 use std::io;
 use std::path::PathBuf;
 
+use super::ChannelError;
 use crate::sandbox::Step;
 use crate::wire::path::PathError;
 use crate::wire::{Malformed, Refusal};
-
-/// Why a message was not sent or received. In every case nothing was delivered in part and no descriptor was kept.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ChannelError {
-    /// The peer has closed its end, or is dead. What it sent before has been received.
-    #[error("the peer has closed its end of the channel")]
-    Disconnected,
-    /// A non-blocking channel has no message (receive) or no room (send): poll and try again.
-    #[error("the channel is not ready, and is non-blocking")]
-    WouldBlock,
-    /// The timeout of the channel passed.
-    #[error("the peer did nothing within the channel's timeout")]
-    TimedOut,
-    /// The message has more bytes than the receiver's packet, or than the kernel takes. Use a larger packet or
-    /// several messages.
-    #[error("the message has more bytes than fit: larger than the receiver's packet, or than the kernel takes")]
-    TooLarge,
-    /// The message has more descriptors than this end accepts (`Channel::set_max_fds`), or than a message can carry.
-    #[error("the message has more than {budget} descriptors, as many as are accepted here; none was kept")]
-    TooManyDescriptors {
-        /// The number that would have been accepted.
-        budget: usize,
-    },
-    /// This process has no free descriptors for those of the message: close some, or raise RLIMIT_NOFILE.
-    #[error("this process's descriptor table is full (RLIMIT_NOFILE); the message's descriptors were closed")]
-    DescriptorTableFull,
-    /// A message of no bytes and no descriptors was to be sent: its receiver could not tell it from a hang-up.
-    #[error("an empty message without descriptors cannot be told from a hang-up, and is not sent")]
-    Empty,
-    /// The kernel would take no more descriptors in flight, which it counts for all processes of this user (ETOOMANYREFS), or had
-    /// no memory (ENOBUFS, ENOMEM), until the channel's timeout or because it does not wait. Polling does not tell when
-    /// that is over: try again after a while.
-    #[error("{call}: {source}: the kernel has no room for it now, and the channel does not wait any longer")]
-    Congested {
-        /// The call.
-        call: &'static str,
-        /// Its errno.
-        source: io::Error,
-    },
-    /// Part of the message, with all of its descriptors, is on its way over a stream; the channel holds the rest. Do not send it
-    /// again: the next send, or `Channel::flush`, finishes it. If the channel is dropped before, its peer is told
-    /// "disconnected" instead.
-    #[error("the message is sent in part, and the channel holds the rest: flush it")]
-    Unfinished,
-    /// A stream whose frames are out of step: the peer is no `Channel`, or lies. Close it.
-    #[error("the framing is broken: the peer is not a Channel, or lies about its messages")]
-    Broken,
-    /// Control data came that the channel did not ask for, and took the room of descriptors, which were closed. Somebody set
-    /// SO_PASSCRED, SO_PASSPIDFD or SO_PASSSEC on the socket after it had become a channel.
-    #[error(
-        "descriptors were lost to control data that the channel did not ask for (SO_PASSCRED or the like, set behind its back)"
-    )]
-    UnexpectedControlData,
-    /// The kernel cannot do what was asked for.
-    #[error("this kernel does not have {what}")]
-    Unsupported {
-        /// What, and since when there is such a thing.
-        what: &'static str,
-    },
-    /// The descriptor is not a UNIX socket of type SEQPACKET, STREAM or DGRAM.
-    #[error("the descriptor is not a UNIX socket")]
-    NotASocket,
-    /// Another error of a system call.
-    #[error("{call}: {source}")]
-    Os {
-        /// The call.
-        call: &'static str,
-        /// Its errno.
-        source: io::Error,
-    },
-}
-
-impl From<ChannelError> for io::Error {
-    fn from(error: ChannelError) -> Self {
-        match error {
-            ChannelError::DescriptorTableFull => Self::from_raw_os_error(libc::EMFILE),
-            ChannelError::Os { source, .. } | ChannelError::Congested { source, .. } => source,
-            error => Self::new(error.kind(), error),
-        }
-    }
-}
-
-impl ChannelError {
-    fn kind(&self) -> io::ErrorKind {
-        match self {
-            Self::Disconnected => io::ErrorKind::BrokenPipe,
-            Self::WouldBlock => io::ErrorKind::WouldBlock,
-            Self::TimedOut => io::ErrorKind::TimedOut,
-            Self::Empty | Self::NotASocket => io::ErrorKind::InvalidInput,
-            Self::DescriptorTableFull => io::Error::from_raw_os_error(libc::EMFILE).kind(),
-            Self::Os { source, .. } | Self::Congested { source, .. } => source.kind(),
-            Self::Unsupported { .. } => io::ErrorKind::Unsupported,
-            Self::Unfinished => io::ErrorKind::Other,
-            _ => io::ErrorKind::InvalidData,
-        }
-    }
-}
 
 /// Why a policy could not be built. Nothing is granted by a policy that does not build.
 #[derive(Debug, thiserror::Error)]

@@ -1,0 +1,54 @@
+//! `[both]` What the kernel says of a descriptor, where nix asks in a way that can wait or that can fail.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// What statx(2) says of the file behind a descriptor.
+pub(crate) struct Status {
+    /// Of `st_mode`, the bits of S_IFMT.
+    pub(crate) file_type: u32,
+    /// Of the file system: major, minor.
+    pub(crate) device: (u32, u32),
+    pub(crate) block_size: u32,
+}
+
+/// Asks what is known here, not a server: fstat(2) on a file of FUSE waits for an answer that whoever sent the
+/// descriptor may never give. The three fields are known without one. Works on O_PATH descriptors.
+pub(crate) fn status(fd: BorrowedFd<'_>) -> io::Result<Status> {
+    let flags = libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC;
+    let mut statx = MaybeUninit::<libc::statx>::zeroed();
+    // SAFETY: the path is a C string, and the kernel writes one struct statx, which is exclusively borrowed.
+    let done = unsafe { libc::statx(fd.as_raw_fd(), c"".as_ptr(), flags, libc::STATX_TYPE, statx.as_mut_ptr()) };
+    if done != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: zeroed above, and numbers only: every pattern of bits is a struct statx.
+    let statx = unsafe { statx.assume_init() };
+    Ok(Status {
+        file_type: u32::from(statx.stx_mode) & libc::S_IFMT,
+        device: (statx.stx_dev_major, statx.stx_dev_minor),
+        block_size: statx.stx_blksize,
+    })
+}
+
+/// Whether the descriptor is a pidfd, of a process that runs, has ended, or has been reaped. waitid(2) takes nothing
+/// else for P_PIDFD (EBADF); for a process that is no child of this one, or no longer there, it says ECHILD. With these
+/// flags it neither waits nor reaps. Not by nix, which fails on a child that a real-time signal has ended, and not by
+/// pidfd_send_signal(2), which takes a directory of /proc as well.
+pub(crate) fn is_pidfd(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let Ok(id) = libc::id_t::try_from(fd.as_raw_fd()) else { return Ok(false) };
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    let mut info = MaybeUninit::<libc::siginfo_t>::uninit();
+    // SAFETY: the kernel writes one siginfo_t, which is exclusively borrowed and never read.
+    let status = unsafe { libc::waitid(libc::P_PIDFD, id, info.as_mut_ptr(), flags) };
+    if status == 0 {
+        return Ok(true);
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::ECHILD) => Ok(true),
+        Some(libc::EBADF) => Ok(false),
+        _ => Err(error),
+    }
+}
