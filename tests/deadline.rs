@@ -317,6 +317,29 @@ fn h_06_beside_a_thread_that_sends() {
     });
 }
 
+/// H-06: several threads that do not wait are not told "would block" because of each other: while there are messages each gets one,
+/// and while there is room each sends one. (Whoever waits for an edge of readiness would miss it.)
+#[test]
+fn h_06_beside_threads_that_do_not_wait() {
+    for kind in KINDS {
+        for _ in 0..100 {
+            let (sender, receiver) = Channel::pair_of(kind).unwrap();
+            thread::scope(|scope| {
+                let send = || (0..20).for_each(|_| sender.try_send(b"x", &[]).unwrap());
+                let senders = [(); 4].map(|()| scope.spawn(send));
+                senders.into_iter().for_each(|sender| sender.join().unwrap());
+                for _ in 0..4 {
+                    scope.spawn(|| {
+                        let mut packet = Packet::with_capacity(64);
+                        (0..20).for_each(|_| receiver.try_recv(&mut packet).unwrap());
+                    });
+                }
+            });
+            assert!(matches!(receiver.try_recv(&mut Packet::new()), Err(ChannelError::WouldBlock)));
+        }
+    }
+}
+
 /// H-06: four threads send with short deadlines over and over to a peer that reads slowly: what was sent, or was left unfinished,
 /// arrives once and whole; what timed out does not arrive; no thread's message is in another's.
 #[test]

@@ -16,19 +16,27 @@ pub(super) struct Lane<T> {
 #[derive(Default)]
 struct Place<T> {
     taken: bool,
+    /// Whoever is inside may wait for the peer.
+    stays: bool,
     waiting: usize,
     state: T,
 }
 
 impl<T: Default> Lane<T> {
-    /// Waits for its turn; `None` if the deadline, which is asked for when there is somebody to wait for, passed before.
+    /// Waits for its turn; `None` if the deadline, which is asked for when there is somebody to wait for, passed before. One that
+    /// does not stay, because it never waits for the peer, waits for others of its kind, who are gone at once (so that
+    /// "would block" always means the socket), and for nobody else.
     pub(super) fn enter<E>(
         &self,
+        stays: bool,
         until: impl FnOnce() -> Result<Option<Instant>, E>,
     ) -> Result<Option<Turn<'_, T>>, E> {
         let mut place = self.lock();
-        let deadline = if place.taken { until()? } else { None };
+        let deadline = if place.taken && stays { until()? } else { None };
         while place.taken {
+            if place.stays && !stays {
+                return Ok(None);
+            }
             place.waiting += 1;
             place = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
                 None => self.left.wait(place).unwrap_or_else(PoisonError::into_inner),
@@ -39,7 +47,7 @@ impl<T: Default> Lane<T> {
                 return Ok(None);
             }
         }
-        place.taken = true;
+        (place.taken, place.stays) = (true, stays);
         let state = mem::take(&mut place.state);
         Ok(Some(Turn { lane: self, state }))
     }

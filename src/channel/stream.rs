@@ -65,14 +65,14 @@ impl Stream {
         budget: usize,
         packet: &mut Packet,
     ) -> Result<(), ChannelError> {
-        let turn = self.receiving.enter(|| channel.until(wait, sockopt::ReceiveTimeout))?;
+        let turn = self.receiving.enter(wait.stays(), || channel.until(wait, sockopt::ReceiveTimeout))?;
         let mut incoming = turn.ok_or_else(|| channel.too_late(wait))?;
         incoming.skip(channel, wait, packet)?;
         incoming.recv(channel, wait, budget, packet)
     }
 
     fn sending_turn(&self, channel: &Channel, wait: Wait) -> Result<Turn<'_, Outgoing>, ChannelError> {
-        let turn = self.sending.enter(|| channel.until(wait, sockopt::SendTimeout))?;
+        let turn = self.sending.enter(wait.stays(), || channel.until(wait, sockopt::SendTimeout))?;
         turn.ok_or_else(|| channel.too_late(wait))
     }
 }

@@ -36,6 +36,11 @@ impl Wait {
         }
     }
 
+    /// Whether the call may wait for the peer, as far as is known without asking the socket.
+    pub(super) fn stays(self) -> bool {
+        !matches!(self, Self::Not)
+    }
+
     /// For the flags of sendmsg and recvmsg: whether the kernel waits.
     fn flags(self) -> libc::c_int {
         match self {
