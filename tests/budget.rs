@@ -9,6 +9,7 @@ use std::io::{IoSlice, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fdbroker::raw::{self, Ancillary};
@@ -89,6 +90,36 @@ fn h_13_k20_the_table_is_not_filled() {
                 assert!(matches!(result, Err(ChannelError::DescriptorTableFull)), "{kind:?}: {result:?}");
                 assert_eq!(fill(&null).len(), budget + 1);
             }
+        }
+    });
+}
+
+/// H-13, K20: while message after message comes over the budget, another thread can open its files, though there are hardly more free
+/// numbers than the budget.
+#[test]
+fn h_13_k20_others_can_open_files() {
+    common::alone_with(64, "h_13_k20_others_can_open_files", || {
+        let null = null();
+        for kind in KINDS {
+            let (sender, receiver) = pair(kind);
+            let mut filling = fill(&null);
+            filling.truncate(filling.len() - DEFAULT_MAX_FDS - 2);
+            let done = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                let opening = scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        null.try_clone().expect("a free number");
+                    }
+                });
+                let mut packet = Packet::new();
+                for _ in 0..3000 {
+                    sender.send(b"flood", &[null.as_fd(); MAX_FDS]).unwrap();
+                    let result = receiver.recv(&mut packet);
+                    assert!(matches!(result, Err(ChannelError::TooManyDescriptors { .. })), "{kind:?}: {result:?}");
+                }
+                done.store(true, Ordering::Relaxed);
+                opening.join().unwrap();
+            });
         }
     });
 }

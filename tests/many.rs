@@ -343,6 +343,11 @@ fn lies() -> Vec<(&'static str, Parts)> {
         ("a later part without descriptors", vec![p(253, 0, b"", 253), p(253, 253, b"", 0), p(506, 253, b"", 0)]),
         ("no first part", vec![p(600, 253, b"", 253), p(600, 506, b"", 94)]),
         ("another whole's part", vec![p(600, 0, b"", 253), (part(600, 253, 6, b""), 253), p(600, 253, b"", 253)]),
+        (
+            "the rest of another whole",
+            vec![p(600, 0, b"", 253), (part(600, 253, 6, b""), 253), (part(600, 506, 6, b""), 94)],
+        ),
+        ("parts that are not full", vec![p(3, 0, b"", 1), p(3, 1, b"", 1), p(3, 2, b"", 1)]),
         ("headers that are cut", (0..12).map(|length| (vec![0; length], 1)).collect()),
         ("no header", vec![(b"GET / HTTP/1.1\r\n\r\n".to_vec(), 0), (b"x".to_vec(), 253), (vec![], 3)]),
     ]
