@@ -31,7 +31,8 @@ impl Channel {
     /// [`recv_many`](Self::recv_many) at the other end. Allocates. Do not send otherwise through this end meanwhile.
     ///
     /// # Errors
-    /// As for [`send`](Self::send). The receiver then gets nothing of it: what was sent is closed there.
+    /// As for [`send`](Self::send). After [`ChannelError::Unfinished`] the whole arrives when the channel is flushed; after any other
+    /// the receiver gets nothing of it: what was sent is closed there.
     pub fn send_many(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
         let total = u32::try_from(fds.len()).map_err(|_| ChannelError::TooManyDescriptors { budget: MAX_FDS })?;
         let _turn = turn(&self.many.sending);
@@ -46,8 +47,13 @@ impl Channel {
                 message.extend_from_slice(&number.to_le_bytes());
             }
             message.extend_from_slice(if before == 0 { bytes } else { &[] });
-            self.send_within(Wait::Socket, &message, part.iter().map(AsRawFd::as_raw_fd))?;
+            let sent = self.send_within(Wait::Socket, &message, part.iter().map(AsRawFd::as_raw_fd));
             before += part.len();
+            match sent {
+                // The next part finishes this one first, or is not sent.
+                Err(ChannelError::Unfinished) if before < fds.len() => {}
+                sent => sent?,
+            }
             if before == fds.len() {
                 return Ok(());
             }
@@ -78,7 +84,7 @@ impl Channel {
             self.recv_within(Wait::Socket, MAX_FDS, packet)?;
             let part = Part::of(packet).ok_or(ChannelError::Broken)?;
             let (bytes, mut fds) = match begun.take() {
-                Some((first, bytes, fds)) if first.whole == part.whole && fds.len() == part.before => (bytes, fds),
+                Some((first, bytes, fds)) if part.continues(first, fds.len()) => (bytes, fds),
                 _ if part.before != 0 => continue, // The rest of a whole that is lost.
                 _ if part.total > max_fds => return Err(ChannelError::TooManyDescriptors { budget: max_fds }),
                 _ => (packet.bytes()[HEADER..].to_vec(), Vec::new()),
@@ -112,6 +118,11 @@ impl Part {
         let due = total.checked_sub(before)?.min(MAX_FDS);
         let alone = before == 0 || (due > 0 && packet.bytes().len() == HEADER);
         (packet.fds().len() == due && alone).then_some(part)
+    }
+
+    /// Whether it is the next part of what `first` has begun, after `before` descriptors. The total was weighed then.
+    fn continues(self, first: Self, before: usize) -> bool {
+        (self.whole, self.total, self.before) == (first.whole, first.total, before)
     }
 }
 

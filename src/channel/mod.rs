@@ -310,9 +310,13 @@ impl Channel {
         }
         match &self.framing {
             Framing::Kernel { hangs_up } => {
+                let length = bytes.len();
                 let bytes = [IoSlice::new(bytes)];
                 let end = if *hangs_up { platform::SEQPACKET_FLAGS } else { 0 };
-                self.sending(wait, |flags| scm::send(self.as_fd(), &bytes, fds.clone(), flags | end)).map(drop)
+                self.sending(wait, |flags| {
+                    scm::send(self.as_fd(), &bytes, fds.clone(), flags | end).map_err(|error| hopeless(error, length))
+                })
+                .map(drop)
             }
             Framing::Stream(stream) => stream.send(self, wait, bytes, fds),
         }
@@ -393,7 +397,7 @@ impl Channel {
         budget: usize,
     ) -> Result<Received, ChannelError> {
         let room = Room { fds: budget, credentials: self.sender.credentials, pidfd: self.sender.pidfd };
-        self.receiving(wait, |flags| {
+        let mut received = self.receiving(wait, |flags| {
             let mut reset = false;
             loop {
                 match scm::recv(self.as_fd(), bytes, arrived, room, flags) {
@@ -402,7 +406,10 @@ impl Channel {
                     result => return result,
                 }
             }
-        })
+        })?;
+        // What was not asked for can also have been cut away to nothing, or have been the only thing that was cut.
+        received.unexpected |= received.control_cut && self.sender.is_exceeded_by(self.as_fd());
+        Ok(received)
     }
 
     /// Tells a hang-up from a message of no bytes and no descriptors, which another sender than `Channel` can make
@@ -438,6 +445,13 @@ impl Channel {
             _ => os(call, source),
         }
     }
+}
+
+/// No memory for a message that takes more of it in one piece than the kernel ever gives is not waited for: it is too large.
+fn hopeless(error: io::Error, length: usize) -> io::Error {
+    const LARGEST_PIECE: usize = 4 << 20;
+    let hopeless = error.raw_os_error() == Some(libc::ENOBUFS) && length > LARGEST_PIECE;
+    if hopeless { io::Error::from_raw_os_error(libc::EMSGSIZE) } else { error }
 }
 
 /// Why descriptors of a message were lost.

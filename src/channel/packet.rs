@@ -48,7 +48,8 @@ impl Packet {
 
     /// Who sent the message: `None` if the channel does not [ask](super::Channel::set_sender_credentials), or the kernel
     /// does not know, because the message was queued before the channel asked (K23) or its sender is outside of this
-    /// process's PID namespace. Take `None` for a refusal.
+    /// process's PID namespace, or over a stream several that hold the peer's end have written it between them. Take
+    /// `None` for a refusal.
     #[must_use]
     pub fn sender(&self) -> Option<Credentials> {
         peer::sender(&self.arrived)
@@ -57,8 +58,11 @@ impl Packet {
     /// Takes the descriptor of the process that sent the message: `None` if the channel does not
     /// [ask](super::Channel::set_sender_pidfd), if it has been taken, or if the kernel has none to give, because the
     /// sender has ended (before Linux 6.16) or cannot be named here. Take `None` for a refusal.
+    ///
+    /// Over a stream it is the process that sent the first bytes of the message. That the others are its own as well is known
+    /// only where the channel asks for [credentials](super::Channel::set_sender_credentials) too.
     pub fn take_sender_pidfd(&mut self) -> Option<PidFd> {
-        self.arrived.pidfd.take().map(PidFd::from_kernel)
+        peer::take_pidfd(&mut self.arrived)
     }
 
     /// Forgets the bytes and the sender, and closes the descriptors.

@@ -118,6 +118,12 @@ pub(super) fn sender(arrived: &Arrived) -> Option<Credentials> {
     Some(Credentials { pid: Some(pid), uid, gid })
 }
 
+/// The process that sent a message, unless its credentials are asked for and say that nobody knows.
+pub(super) fn take_pidfd(arrived: &mut Arrived) -> Option<PidFd> {
+    let pidfd = arrived.pidfd.take();
+    pidfd.filter(|_| !matches!(arrived.credentials, Some([0, ..]))).map(PidFd::from_kernel)
+}
+
 /// What the kernel adds to each message that is received.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct SenderOptions {
@@ -129,6 +135,12 @@ impl SenderOptions {
     /// Those that are set on a socket.
     pub(super) fn of(socket: BorrowedFd<'_>) -> Self {
         Self { credentials: platform::passes_credentials(socket), pidfd: platform::passes_pidfd(socket) }
+    }
+
+    /// Whether more than these are set on a socket.
+    pub(super) fn is_exceeded_by(self, socket: BorrowedFd<'_>) -> bool {
+        let set = Self::of(socket);
+        (set.credentials && !self.credentials) || (set.pidfd && !self.pidfd) || platform::passes_security(socket)
     }
 }
 

@@ -111,7 +111,7 @@ impl Ancillary {
     /// Takes the sender's pidfd, where the socket has SO_PASSPIDFD, as
     /// [`Packet::take_sender_pidfd`](crate::Packet::take_sender_pidfd).
     pub fn take_sender_pidfd(&mut self) -> Option<PidFd> {
-        self.arrived.pidfd.take().map(PidFd::from_kernel)
+        peer::take_pidfd(&mut self.arrived)
     }
 }
 

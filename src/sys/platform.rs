@@ -67,7 +67,8 @@ pub(super) fn room(room: Room) -> usize {
         (data, false) => HEADER + data,
     };
     let pidfd = if room.pidfd { HEADER + FD } else { 0 };
-    credentials + fds + pidfd
+    // Nothing can be installed behind a bare header, but control data that nobody asked for is seen.
+    (credentials + fds + pidfd).max(HEADER)
 }
 
 /// For recvmsg: close-on-exec from the first instant. XNU has no such flag: see [`close_on_exec`].
@@ -229,6 +230,14 @@ pub(crate) fn pass_pidfd(socket: BorrowedFd<'_>, on: bool) -> io::Result<bool> {
 /// See [`pass_pidfd`].
 pub(crate) fn passes_pidfd(socket: BorrowedFd<'_>) -> bool {
     GENERIC_NUMBERS && socket::get(socket, SO_PASSPIDFD).is_ok_and(|value| value != 0)
+}
+
+/// SO_PASSSEC (include/uapi/asm-generic/socket.h).
+const SO_PASSSEC: c_int = 34;
+
+/// Whether each message that is received comes with SCM_SECURITY, where the kernel has a label for its sender.
+pub(crate) fn passes_security(socket: BorrowedFd<'_>) -> bool {
+    GENERIC_NUMBERS && socket::get(socket, SO_PASSSEC).is_ok_and(|value| value != 0)
 }
 
 /// The file type of what a descriptor is open on (the bits of S_IFMT). Does not wait on Linux; elsewhere a file server may be asked.

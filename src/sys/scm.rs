@@ -173,9 +173,10 @@ pub(crate) fn recv(
             }
             Item::PidFd(slots) => {
                 received.unexpected |= !room.pidfd;
-                // A later piece of a stream's frame finds no room for a second one, of which there is no need.
-                received.no_pidfd |= arrived.pidfd.is_none()
-                    && numbers(slots).any(|number| [-libc::EMFILE, -libc::ENFILE].contains(&number));
+                // One that was not asked for, or that an earlier part of the message had, is no loss.
+                let missed = room.pidfd && arrived.pidfd.is_none();
+                received.no_pidfd |=
+                    missed && numbers(slots).any(|number| [-libc::EMFILE, -libc::ENFILE].contains(&number));
                 for number in installed(slots) {
                     // SAFETY: as for SCM_RIGHTS.
                     let fd = unsafe { OwnedFd::from_raw_fd(number) };
@@ -184,7 +185,10 @@ pub(crate) fn recv(
             }
             Item::Credentials(numbers) => {
                 received.unexpected |= !room.credentials;
-                arrived.credentials.get_or_insert(numbers);
+                // Parts of one message that differ in their sender have none: process 0 is the kernel's "unknown".
+                if *arrived.credentials.get_or_insert(numbers) != numbers {
+                    arrived.credentials = Some([0; 3]);
+                }
             }
             Item::Other => received.unexpected = true,
         }

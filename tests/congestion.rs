@@ -1,0 +1,260 @@
+//! Descriptors in flight: when the kernel has no room for more of them that is waited for, not a failure; and a socket that travels
+//! through itself does not stay for ever.
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
+
+mod common;
+
+use std::fs::{self, File};
+use std::os::fd::{AsFd, OwnedFd};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fdbroker::{Channel, ChannelError, Kind, Packet};
+use nix::unistd::{Gid, Uid, setgid, setuid};
+
+const KINDS: [Kind; 3] = [Kind::SeqPacket, Kind::Stream, Kind::Datagram];
+/// Long enough for any machine; a test that waits for it fails.
+const LONG: Duration = Duration::from_secs(60);
+/// Passes in every run of the tests that wait for it.
+const SHORT: Duration = Duration::from_millis(50);
+/// Descriptors that a process of these tests can have, and its user in flight.
+const LIMIT: usize = 64;
+const EACH: usize = 16;
+
+fn pair(kind: Kind) -> (Channel, Channel) {
+    let (sender, receiver) = Channel::pair_of(kind).unwrap();
+    sender.set_send_timeout(Some(LONG)).unwrap();
+    receiver.set_recv_timeout(Some(LONG)).unwrap();
+    (sender, receiver)
+}
+
+fn null() -> File {
+    File::open("/dev/null").unwrap()
+}
+
+/// As a user for whom the kernel counts: root is exempt. One of its own, where there is a choice, so that the descriptors of
+/// others do not count.
+fn as_ordinary_user(offset: u32) {
+    if common::is_root() {
+        setgid(Gid::from_raw(65534)).unwrap();
+        setuid(Uid::from_raw(61_000 + offset)).unwrap();
+    }
+}
+
+/// Numbered messages with 16 descriptors each, as many as the kernel takes, and its answer to the next. It is this process's own
+/// congestion: that of others of this user is waited for.
+fn congest(sender: &Channel, null: &File) -> (u32, ChannelError) {
+    let mut taken = 0;
+    let late = Instant::now() + LONG;
+    loop {
+        match sender.try_send(&taken_bytes(taken), &[null.as_fd(); EACH]) {
+            Ok(()) => taken += 1,
+            Err(error) if taken as usize * EACH > LIMIT => return (taken, error),
+            Err(error) => assert!(is_congested(&Err(error)) && Instant::now() < late),
+        }
+        assert!(taken < 1000, "the kernel takes any number of descriptors in flight");
+    }
+}
+
+fn taken_bytes(number: u32) -> [u8; 4] {
+    number.to_le_bytes()
+}
+
+fn is_congested(result: &Result<(), ChannelError>) -> bool {
+    matches!(result, Err(ChannelError::Congested { source, .. }) if source.raw_os_error() == Some(libc::ETOOMANYREFS))
+}
+
+/// Receives the numbered messages `from..to`, each whole.
+fn receive(receiver: &Channel, from: u32, to: u32) {
+    let mut packet = Packet::new();
+    for number in from..to {
+        receiver.recv(&mut packet).unwrap();
+        assert_eq!((packet.bytes(), packet.fds().len()), (&taken_bytes(number)[..], EACH));
+    }
+}
+
+/// H-17, K9: too many descriptors in flight are "congested" for a call that does not wait, at once; for one with a deadline or a
+/// timeout when that has passed; on every channel of this user; and not for messages without descriptors. Nothing is lost.
+#[test]
+fn h_17_k9_congested() {
+    common::alone_with(LIMIT, "h_17_k9_congested", || {
+        as_ordinary_user(1);
+        let null = null();
+        for kind in KINDS {
+            let (sender, receiver) = pair(kind);
+            let (other_sender, other_receiver) = pair(kind);
+            let (taken, error) = congest(&sender, &null);
+            assert!(is_congested(&Err(error)), "{kind:?}");
+            assert!(taken as usize * EACH <= LIMIT + EACH, "{kind:?}: {taken}");
+
+            for channel in [&sender, &other_sender] {
+                let fds = [null.as_fd()];
+                for (wait, turn) in [Duration::ZERO, SHORT].into_iter().zip(0..) {
+                    let start = Instant::now();
+                    let result = channel.send_deadline(b"late", &fds, start + wait);
+                    assert!(is_congested(&result) && start.elapsed() >= wait, "{kind:?}, {turn}: {result:?}");
+                }
+                channel.set_send_timeout(Some(SHORT)).unwrap();
+                let start = Instant::now();
+                let result = channel.send(b"late", &fds);
+                assert!(is_congested(&result) && start.elapsed() >= SHORT, "{kind:?}: {result:?}");
+                channel.set_send_timeout(Some(LONG)).unwrap();
+                channel.set_nonblocking(true).unwrap();
+                let result = channel.send(b"late", &fds);
+                assert!(is_congested(&result), "{kind:?}: {result:?}");
+                channel.set_nonblocking(false).unwrap();
+                let mut given = vec![OwnedFd::from(null.try_clone().unwrap())];
+                assert!(is_congested(&channel.send_deadline(b"late", &fds, Instant::now())));
+                channel.set_send_timeout(Some(Duration::from_micros(1))).unwrap();
+                assert!(is_congested(&channel.give(b"late", &mut given)) && given.len() == 1, "{kind:?}");
+                channel.set_send_timeout(Some(LONG)).unwrap();
+            }
+            other_sender.send(b"plain", &[]).unwrap();
+            let mut packet = Packet::new();
+            other_receiver.recv(&mut packet).unwrap();
+            assert_eq!(packet.bytes(), b"plain");
+            assert!(matches!(other_receiver.try_recv(&mut packet), Err(ChannelError::WouldBlock)));
+
+            receive(&receiver, 0, taken);
+            assert!(matches!(receiver.try_recv(&mut packet), Err(ChannelError::WouldBlock)), "{kind:?}");
+            sender.send(b"goes on", &[null.as_fd(); EACH]).unwrap();
+            receiver.recv(&mut packet).unwrap();
+            assert_eq!((packet.bytes(), packet.fds().len()), (&b"goes on"[..], EACH), "{kind:?}");
+        }
+    });
+}
+
+/// H-17, K9: a send that blocks, one with a deadline and one of many descriptors wait while there are too many in flight, and go
+/// through when somebody receives; everything arrives once and in order.
+#[test]
+fn h_17_k9_waits_for_room() {
+    common::alone_with(LIMIT, "h_17_k9_waits_for_room", || {
+        as_ordinary_user(2);
+        let null = null();
+        for kind in KINDS {
+            for deadline in [false, true] {
+                let (sender, receiver) = pair(kind);
+                let (taken, error) = congest(&sender, &null);
+                assert!(is_congested(&Err(error)), "{kind:?}");
+                thread::scope(|scope| {
+                    let (sender, null) = (&sender, &null);
+                    let sending = scope.spawn(move || {
+                        for number in taken..taken + 20 {
+                            let (bytes, fds) = (taken_bytes(number), [null.as_fd(); EACH]);
+                            let sent = match deadline {
+                                true => sender.send_deadline(&bytes, &fds, Instant::now() + LONG),
+                                false => sender.send(&bytes, &fds),
+                            };
+                            sent.unwrap_or_else(|error| panic!("{kind:?}, deadline {deadline}, {number}: {error}"));
+                        }
+                    });
+                    // Nothing can go on before this thread receives.
+                    let late = Instant::now() + SHORT;
+                    while Instant::now() < late {
+                        assert!(!sending.is_finished(), "{kind:?}");
+                        thread::sleep(SHORT / 10);
+                    }
+                    receive(&receiver, 0, taken + 20);
+                });
+                assert!(matches!(receiver.try_recv(&mut Packet::new()), Err(ChannelError::WouldBlock)), "{kind:?}");
+            }
+        }
+    });
+}
+
+/// H-17, H-03: a whole of many descriptors waits for room in its middle, and arrives.
+#[test]
+fn h_17_many_wait_for_room() {
+    common::alone_with(512, "h_17_many_wait_for_room", || {
+        as_ordinary_user(3);
+        let null = null();
+        for kind in KINDS {
+            let (sender, receiver) = pair(kind);
+            // The second and third part find too many in flight.
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    sender.send_many(b"one", &[null.as_fd(); 400]).unwrap();
+                    sender.send_many(b"two", &[null.as_fd(); 400]).unwrap();
+                });
+                let mut packet = Packet::new();
+                for bytes in [b"one", b"two"] {
+                    assert_eq!(receiver.recv_many(&mut packet, 400).unwrap().len(), 400, "{kind:?}");
+                    assert_eq!(packet.bytes(), bytes);
+                }
+            });
+        }
+    });
+}
+
+/// Files that are open in the whole system.
+fn open_files() -> i64 {
+    let numbers = fs::read_to_string("/proc/sys/fs/file-nr").unwrap();
+    numbers.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+const ROUNDS: i64 = 500;
+
+/// Waits until the system has not many more files open than before, of which others open and close some meanwhile.
+fn come_back(before: i64, case: &str) {
+    let late = Instant::now() + LONG;
+    while open_files() > before + ROUNDS / 2 {
+        assert!(Instant::now() < late, "{case}: {before} files were open before, and {} are", open_files());
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// H-11, K28: an end sent through itself, two ends sent through each other, and a ring of ten, all dropped unread: the kernel finds
+/// that nobody can reach them, and the system's open-file count comes back. So do ends that were received and dropped.
+#[test]
+fn h_11_k28_sent_through_itself() {
+    common::alone_with(1024, "h_11_k28_sent_through_itself", || {
+        type Knot = fn(Kind);
+        let knots: [(&str, Knot); 4] =
+            [("itself", through_itself), ("each other", through_each_other), ("a ring", ring), ("received", received)];
+        for kind in KINDS {
+            for (name, knot) in knots {
+                let before = open_files();
+                for _ in 0..ROUNDS {
+                    knot(kind);
+                }
+                come_back(before, &format!("{kind:?}, {name}"));
+            }
+        }
+        // So that the test can fail: what is not dropped is seen.
+        let before = open_files();
+        let held: Vec<_> = (0..400).map(|_| Channel::pair().unwrap()).collect();
+        assert!(open_files() > before + ROUNDS / 2);
+        drop(held);
+    });
+}
+
+/// In `other`'s queue is `other`, and nowhere else.
+fn through_itself(kind: Kind) {
+    let (one, other) = pair(kind);
+    one.send(b"x", &[other.as_fd()]).unwrap();
+    one.send(b"x", &[one.as_fd(), other.as_fd()]).unwrap();
+}
+
+fn through_each_other(kind: Kind) {
+    let ((a, b), (c, d)) = (pair(kind), pair(kind));
+    a.send(b"x", &[d.as_fd()]).unwrap();
+    c.send(b"x", &[b.as_fd()]).unwrap();
+}
+
+fn ring(kind: Kind) {
+    let pairs: Vec<_> = (0..10).map(|_| pair(kind)).collect();
+    for (number, (sender, _)) in pairs.iter().enumerate() {
+        sender.send(b"x", &[pairs[(number + 1) % pairs.len()].1.as_fd()]).unwrap();
+    }
+}
+
+/// Taken out of the queue, and one more time through itself.
+fn received(kind: Kind) {
+    let (one, other) = pair(kind);
+    one.send(b"x", &[other.as_fd()]).unwrap();
+    let mut packet = Packet::new();
+    other.recv(&mut packet).unwrap();
+    let again = Channel::try_from(packet.take_fds().next().unwrap()).unwrap();
+    drop(other);
+    one.send(b"x", &[again.as_fd()]).unwrap();
+}
