@@ -1,13 +1,6 @@
 //! `[both]` More descriptors than one message can carry.
 //!
-//! They go in several messages of up to 253, the parts, each of which begins with 12 bytes; the first part has the bytes of the
-//! whole behind them, the others nothing.
-//!
-//! | offset | size | field |
-//! |-------:|-----:|-------|
-//! | 0 | 4 | descriptors in all, u32, little-endian |
-//! | 4 | 4 | descriptors in the parts before this one, u32, little-endian |
-//! | 8 | 4 | a number that all parts of one whole share and the next whole does not, u32, little-endian |
+//! The parts are described at [`Channel::send_many`].
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -29,6 +22,15 @@ pub(super) struct Turns {
 impl Channel {
     /// Sends `bytes` with any number of descriptors, in as many messages as it takes, for
     /// [`recv_many`](Self::recv_many) at the other end. Allocates. Do not send otherwise through this end meanwhile.
+    ///
+    /// Each of the messages has as many descriptors as it can, 253 but for the last, and begins with 12 bytes. The first message
+    /// has `bytes` behind them, the others nothing.
+    ///
+    /// | offset | size | field |
+    /// |-------:|-----:|-------|
+    /// | 0 | 4 | descriptors in all, u32, little-endian |
+    /// | 4 | 4 | descriptors in the messages before this one, u32, little-endian |
+    /// | 8 | 4 | a number that all messages of one whole share and the next whole does not, u32, little-endian |
     ///
     /// # Errors
     /// As for [`send`](Self::send). After [`ChannelError::Unfinished`] the whole arrives when the channel is flushed; after any other

@@ -49,8 +49,15 @@ pub const DEFAULT_MAX_FDS: usize = 16;
 pub enum Kind {
     /// SOCK_SEQPACKET: the kernel keeps messages apart and reports a hang-up. What [`Channel::pair`] makes.
     SeqPacket,
-    /// SOCK_STREAM: the channel puts a header of 8 bytes before each message (its length and its number of
-    /// descriptors, both u32, little-endian), so both ends must be a `Channel`. A hang-up is reported.
+    /// SOCK_STREAM, for a `UnixStream`, and where there is no SOCK_SEQPACKET. A hang-up is reported. The kernel keeps no
+    /// boundaries, so the channel puts a header before each message, and both ends must do so:
+    ///
+    /// | offset | size | field |
+    /// |-------:|-----:|-------|
+    /// | 0 | 4 | bytes of the message behind the header, u32, little-endian |
+    /// | 4 | 4 | descriptors of the message, u32, little-endian, at most 253 |
+    ///
+    /// The descriptors ride on the first byte of the header. A peer that knows nothing of this is for [`raw`].
     Stream,
     /// SOCK_DGRAM: the kernel keeps messages apart but **never reports a hang-up**: a receive from a peer that is gone
     /// waits for ever (or until the [timeout](Channel::set_recv_timeout)); only a send says so.
@@ -68,7 +75,7 @@ pub enum Kind {
 /// * **Blocking.** Calls wait for the peer, unless [`set_nonblocking`](Self::set_nonblocking) or a timeout says
 ///   otherwise.
 /// * **Threads.** `Send + Sync`. Messages from several threads do not mix; each is received by one thread.
-/// * **Platform.** Linux.
+/// * **Platform.** Linux. For macOS and the BSDs it compiles, and follows their manual pages, but has not been run.
 ///
 /// ```
 /// use std::{fs::File, io::Read, os::fd::AsFd};
@@ -503,6 +510,8 @@ impl fmt::Debug for Channel {
     }
 }
 
+/// The socket. What a channel of [`Kind::Stream`] holds of a message that has begun, in either direction, is lost: flush it,
+/// and convert it between messages.
 impl From<Channel> for OwnedFd {
     fn from(channel: Channel) -> Self {
         channel.socket

@@ -1,11 +1,7 @@
 //! `[both]` Messages over SOCK_STREAM, where the kernel keeps no boundaries.
 //!
-//! A frame is a header of 8 bytes and the message's bytes; the descriptors ride on the first of them.
-//!
-//! | offset | size | field |
-//! |-------:|-----:|-------|
-//! | 0 | 4 | bytes of the message, u32, little-endian |
-//! | 4 | 4 | descriptors of the message, u32, little-endian, at most 253 |
+//! A frame is a header of 8 bytes, as documented at [`Kind::Stream`](super::Kind::Stream), and the message's bytes; the
+//! descriptors ride on the first of them.
 //!
 //! The receiver never asks for a byte beyond the frame, so it cannot take a descriptor of the next one (K10, K24), and
 //! a poll of the socket tells the truth. A call that gives up in the middle of a frame leaves in the channel what the next
