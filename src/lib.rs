@@ -52,6 +52,8 @@ pub mod wire;
 
 #[cfg(target_os = "linux")]
 pub use broker::{Broker, Event, Record, Service};
+#[cfg(feature = "tokio")]
+pub use channel::AsyncChannel;
 pub use channel::{Channel, Credentials, DEFAULT_MAX_FDS, Kind, MAX_FDS, Packet, PidFd, raw, typed};
 #[cfg(target_os = "linux")]
 pub use channel::{Listener, ListenerOptions};

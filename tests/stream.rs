@@ -9,7 +9,7 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fdbroker::{Channel, ChannelError, DEFAULT_MAX_FDS, Kind, MAX_FDS, Packet};
 use sendfd::{RecvWithFd, SendWithFd};
@@ -314,4 +314,50 @@ fn h_15_an_unfinished_send_is_dropped() {
     let mut packet = Packet::with_capacity(long.len());
     assert!(matches!(other.recv(&mut packet), Err(ChannelError::Disconnected)));
     assert!(packet.bytes().is_empty());
+}
+
+/// H-06: a call that is not to wait does not wait for another thread either that is inside a frame and waits for the peer: nor does
+/// one longer than until its deadline or the channel's timeout.
+#[test]
+fn h_06_not_behind_another_thread() {
+    let (mut raw, channel) = raw();
+    let (large, soon) = (vec![7; 4 << 20], Duration::from_millis(50));
+    let (tell, told) = std::sync::mpsc::channel();
+    let late = Instant::now() + LONG;
+    thread::scope(|scope| {
+        scope.spawn(|| channel.recv_deadline(&mut Packet::new(), late).unwrap());
+        scope.spawn(|| channel.send_deadline(&large, &[], late).unwrap());
+        // Each of them is inside when half a header has been taken, and a piece of a frame sent.
+        raw.write_all(&[5, 0, 0, 0]).unwrap();
+        while unread(&channel) {
+            thread::yield_now();
+        }
+        assert_eq!((&raw).read(&mut [0; 8]).unwrap(), 8);
+        scope.spawn(|| {
+            let mut packet = Packet::new();
+            tell.send(("try_recv", channel.try_recv(&mut packet))).unwrap();
+            tell.send(("try_send", channel.try_send(b"x", &[]))).unwrap();
+            let soon_over = || Instant::now() + soon;
+            tell.send(("recv_deadline", channel.recv_deadline(&mut packet, soon_over()))).unwrap();
+            tell.send(("send_deadline", channel.send_deadline(b"x", &[], soon_over()))).unwrap();
+            channel.set_recv_timeout(Some(soon)).unwrap();
+            channel.set_send_timeout(Some(soon)).unwrap();
+            tell.send(("recv with a timeout", channel.recv(&mut packet))).unwrap();
+            tell.send(("send with a timeout", channel.send(b"x", &[]))).unwrap();
+            channel.set_nonblocking(true).unwrap();
+            tell.send(("recv, non-blocking", channel.recv(&mut packet))).unwrap();
+            tell.send(("send, non-blocking", channel.send(b"x", &[]))).unwrap();
+            tell.send(("flush, non-blocking", channel.flush())).unwrap();
+        });
+        for expected in ["WouldBlock", "TimedOut", "TimedOut", "WouldBlock"].into_iter().flat_map(|told| [told; 2]) {
+            let (call, result) = told.recv_timeout(LONG / 4).unwrap();
+            assert_eq!(format!("{:?}", result.unwrap_err()), expected, "{call}");
+        }
+        assert!(matches!(told.recv_timeout(LONG / 4).unwrap().1, Err(ChannelError::WouldBlock)));
+        // The others go on as if nothing had been.
+        raw.write_all(b"\0\0\0\0hello").unwrap();
+        let mut bytes = vec![0; large.len()];
+        raw.read_exact(&mut bytes).unwrap();
+        assert!(bytes == large);
+    });
 }

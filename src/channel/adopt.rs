@@ -1,16 +1,22 @@
 //! `[both]` Channels over sockets that somebody else made, perhaps without close-on-exec and with options set.
 
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 
 use super::peer::SenderOptions;
-use super::{Channel, Kind};
+use super::{Channel, Kind, os};
 use crate::error::ChannelError;
 use crate::sys::{platform, socket};
 
 impl Channel {
     pub(super) fn adopt(socket: OwnedFd, kind: Kind) -> Self {
-        platform::close_on_exec(&socket);
+        // Most are close-on-exec already, by std or by the system call that made them.
+        let _ = platform::close_on_exec(&socket);
+        Self::prepared(socket, kind)
+    }
+
+    fn prepared(socket: OwnedFd, kind: Kind) -> Self {
         platform::prepare(&socket);
         let sender = SenderOptions::of(socket.as_fd());
         Self { sender, ..Self::over(socket, kind) }
@@ -23,19 +29,19 @@ impl TryFrom<OwnedFd> for Channel {
     type Error = ChannelError;
 
     /// # Errors
-    /// [`ChannelError::NotASocket`]; the descriptor is closed.
+    /// [`ChannelError::NotASocket`], or [`ChannelError::Os`]: the kernel, or who filters system calls, does not let it be asked or set.
+    /// The descriptor is closed.
     fn try_from(fd: OwnedFd) -> Result<Self, ChannelError> {
-        let domain = platform::domain(fd.as_fd()).map_err(|_| ChannelError::NotASocket)?;
-        let kind = match socket::kind(fd.as_fd()) {
-            Ok(libc::SOCK_SEQPACKET) => Kind::SeqPacket,
-            Ok(libc::SOCK_STREAM) => Kind::Stream,
-            Ok(libc::SOCK_DGRAM) => Kind::Datagram,
+        let domain = platform::domain(fd.as_fd()).map_err(|error| no_answer("getsockopt(SO_DOMAIN)", error))?;
+        let kind = socket::kind(fd.as_fd()).map_err(|error| no_answer("getsockopt(SO_TYPE)", error))?;
+        let kind = match (domain, kind) {
+            (libc::AF_UNIX, libc::SOCK_SEQPACKET) => Kind::SeqPacket,
+            (libc::AF_UNIX, libc::SOCK_STREAM) => Kind::Stream,
+            (libc::AF_UNIX, libc::SOCK_DGRAM) => Kind::Datagram,
             _ => return Err(ChannelError::NotASocket),
         };
-        if domain != libc::AF_UNIX {
-            return Err(ChannelError::NotASocket);
-        }
-        Ok(Self::adopt(fd, kind))
+        platform::close_on_exec(&fd).map_err(|error| os("fcntl(F_SETFD)", error))?;
+        Ok(Self::prepared(fd, kind))
     }
 }
 
@@ -50,5 +56,13 @@ impl From<UnixStream> for Channel {
 impl From<UnixDatagram> for Channel {
     fn from(socket: UnixDatagram) -> Self {
         Self::adopt(socket.into(), Kind::Datagram)
+    }
+}
+
+/// What is no socket says ENOTSOCK; what is open as a path only, EBADF.
+fn no_answer(call: &'static str, error: io::Error) -> ChannelError {
+    match error.raw_os_error() {
+        Some(libc::ENOTSOCK | libc::EBADF) => ChannelError::NotASocket,
+        _ => os(call, error),
     }
 }

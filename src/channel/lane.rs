@@ -1,90 +1,78 @@
 //! `[both]` One direction of a stream, in which one thread at a time can be.
 
-use std::mem;
-use std::ops::{Deref, DerefMut};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread;
+use std::time::{Duration, Instant};
 
-/// Holds what a direction has to remember between calls. A mutex that can be waited for until a deadline, which std's cannot,
-/// since whoever is inside may wait for the peer as long as it likes.
+/// Holds what a direction has to remember between calls. Who is inside may wait for the peer as long as it likes, so others may
+/// have to give up before their turn comes.
 #[derive(Default)]
 pub(super) struct Lane<T> {
-    place: Mutex<Place<T>>,
-    left: Condvar,
+    state: Mutex<T>,
+    /// A [`Stay`]: whether who is inside may wait for the peer.
+    stay: AtomicU8,
 }
 
-#[derive(Default)]
-struct Place<T> {
-    taken: bool,
-    /// Whoever is inside may wait for the peer.
-    stays: bool,
-    waiting: usize,
-    state: T,
+/// Whether a call waits for the peer when it is inside.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Stay {
+    Never,
+    IfSocketBlocks,
+    Always,
 }
 
-impl<T: Default> Lane<T> {
-    /// Waits for its turn; `None` if the deadline, which is asked for when there is somebody to wait for, passed before. One that
-    /// does not stay, because it never waits for the peer, waits for others of its kind, who are gone at once (so that
-    /// "would block" always means the socket), and for nobody else.
-    pub(super) fn enter<E>(
-        &self,
-        stays: bool,
-        until: impl FnOnce() -> Result<Option<Instant>, E>,
-    ) -> Result<Option<Turn<'_, T>>, E> {
-        let mut place = self.lock();
-        let deadline = if place.taken && stays { until()? } else { None };
-        while place.taken {
-            if place.stays && !stays {
-                return Ok(None);
-            }
-            place.waiting += 1;
-            place = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
-                None => self.left.wait(place).unwrap_or_else(PoisonError::into_inner),
-                Some(time) => self.left.wait_timeout(place, time).unwrap_or_else(PoisonError::into_inner).0,
-            };
-            place.waiting -= 1;
-            if place.taken && deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                return Ok(None);
-            }
+/// How long a call waits for its turn.
+#[derive(Clone, Copy)]
+pub(super) enum Patience {
+    Forever,
+    Until(Instant),
+    /// For those who stay less than this, and so are gone in a moment. To say "not ready" because of them would lie to an event
+    /// loop, which does not hear again of what is there.
+    Less(Stay),
+}
+
+impl<T> Lane<T> {
+    /// Takes its turn. `patience` is asked if somebody is inside. `None`: the turn did not come in time.
+    #[inline(always)]
+    pub(super) fn enter(&self, stay: Stay, patience: impl FnOnce() -> Patience) -> Option<MutexGuard<'_, T>> {
+        let state = match self.try_lock() {
+            Some(state) => state,
+            None => self.wait(patience())?,
+        };
+        self.stay.store(stay as u8, Ordering::Relaxed);
+        Some(state)
+    }
+
+    #[inline(always)]
+    fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        match self.state.try_lock() {
+            Ok(state) => Some(state),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
         }
-        (place.taken, place.stays) = (true, stays);
-        let state = mem::take(&mut place.state);
-        Ok(Some(Turn { lane: self, state }))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Place<T>> {
-        self.place.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What is remembered, while it is this thread's turn.
-pub(super) struct Turn<'l, T: Default> {
-    lane: &'l Lane<T>,
-    state: T,
-}
-
-impl<T: Default> Deref for Turn<'_, T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        &self.state
-    }
-}
-
-impl<T: Default> DerefMut for Turn<'_, T> {
-    fn deref_mut(&mut self) -> &mut T {
-        &mut self.state
-    }
-}
-
-impl<T: Default> Drop for Turn<'_, T> {
-    fn drop(&mut self) {
-        let mut place = self.lane.lock();
-        place.state = mem::take(&mut self.state);
-        place.taken = false;
-        // Waking somebody is a system call, also when nobody waits.
-        if place.waiting > 0 {
-            self.lane.left.notify_one();
+    /// A mutex of std cannot be waited for until a deadline, so it is tried again and again.
+    #[cold]
+    fn wait(&self, patience: Patience) -> Option<MutexGuard<'_, T>> {
+        loop {
+            let in_time = match patience {
+                Patience::Forever => return Some(self.state.lock().unwrap_or_else(PoisonError::into_inner)),
+                Patience::Until(deadline) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    thread::sleep(left.min(Duration::from_millis(1)));
+                    !left.is_zero()
+                }
+                Patience::Less(most) => {
+                    thread::yield_now();
+                    self.stay.load(Ordering::Relaxed) < most as u8
+                }
+            };
+            match self.try_lock() {
+                None if in_time => {}
+                state => return state,
+            }
         }
     }
 }

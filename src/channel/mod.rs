@@ -1,6 +1,8 @@
 //! `[both]` One message with its descriptors, whole or not at all.
 
 mod adopt;
+#[cfg(feature = "tokio")]
+mod asynchronous;
 mod lane;
 mod many;
 #[cfg(target_os = "linux")]
@@ -13,6 +15,8 @@ mod stream;
 pub mod typed;
 mod wait;
 
+#[cfg(feature = "tokio")]
+pub use asynchronous::AsyncChannel;
 #[cfg(target_os = "linux")]
 pub use named::{Listener, ListenerOptions};
 pub use packet::Packet;
@@ -240,6 +244,7 @@ impl Channel {
     ///   waits for that as it does for the queue.
     /// * [`ChannelError::Unfinished`]: part of the message was sent, and the channel holds the rest. [`Kind::Stream`] only.
     /// * [`ChannelError::Os`]: anything else, EPERM among them: the peer refuses descriptors.
+    #[inline]
     pub fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
         self.send_within(Wait::Socket, bytes, fds.iter().map(AsRawFd::as_raw_fd))
     }
@@ -290,6 +295,7 @@ impl Channel {
         }
     }
 
+    #[inline(always)]
     pub(crate) fn send_within(
         &self,
         wait: Wait,
@@ -331,6 +337,7 @@ impl Channel {
     /// * [`ChannelError::Broken`]: the peer does not keep to the framing of a [`Kind::Stream`], now or earlier. Every later
     ///   receive says so too.
     /// * [`ChannelError::Os`]: anything else.
+    #[inline]
     pub fn recv(&self, packet: &mut Packet) -> Result<(), ChannelError> {
         self.recv_within(Wait::Socket, self.max_fds, packet)
     }
@@ -351,6 +358,7 @@ impl Channel {
         self.recv_within(Wait::Not, self.max_fds, packet)
     }
 
+    #[inline(always)]
     fn recv_within(&self, wait: Wait, budget: usize, packet: &mut Packet) -> Result<(), ChannelError> {
         packet.clear();
         let result = match &self.framing {
@@ -363,6 +371,7 @@ impl Channel {
         result
     }
 
+    #[inline(always)]
     fn recv_whole(&self, wait: Wait, budget: usize, hangs_up: bool, packet: &mut Packet) -> Result<(), ChannelError> {
         let received = self.receive_part(wait, &mut packet.buffer, &mut packet.arrived, budget)?;
         packet.len = received.len;
@@ -379,6 +388,7 @@ impl Channel {
     }
 
     /// One recvmsg, with room for `budget` descriptors.
+    #[inline(always)]
     fn receive_part(
         &self,
         wait: Wait,
@@ -388,10 +398,14 @@ impl Channel {
     ) -> Result<Received, ChannelError> {
         let room = Room { fds: budget, credentials: self.sender.credentials, pidfd: self.sender.pidfd };
         let mut received = self.receiving(wait, |flags| {
-            let mut receive = || scm::recv(self.as_fd(), bytes, arrived, room, flags);
-            // A peer that closed its end with our messages unread: told once, ahead of what it has sent (K27).
-            receive()
-                .or_else(|error| if error.raw_os_error() == Some(libc::ECONNRESET) { receive() } else { Err(error) })
+            let mut reset = false;
+            loop {
+                match scm::recv(self.as_fd(), bytes, arrived, room, flags) {
+                    // A peer that closed its end with our messages unread: told once, ahead of what it has sent (K27).
+                    Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) && !reset => reset = true,
+                    result => return result,
+                }
+            }
         })?;
         // What was not asked for can also have been cut away to nothing, or have been the only thing that was cut.
         received.unexpected |= received.control_cut && self.sender.is_exceeded_by(self.as_fd());
@@ -418,6 +432,7 @@ impl Channel {
     }
 
     /// An error of the socket, by what the caller can do next. The errno of a dead peer differs by kind (K27).
+    #[cold]
     fn error(&self, call: &'static str, wait: Wait, source: io::Error) -> ChannelError {
         match source.raw_os_error() {
             Some(libc::EPIPE | libc::ECONNRESET | libc::ECONNREFUSED | libc::ENOTCONN) => ChannelError::Disconnected,
@@ -472,6 +487,7 @@ impl Loss {
 
 impl AsFd for Channel {
     /// For polling. Reading or writing through it breaks the promise of the channel.
+    #[inline]
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }

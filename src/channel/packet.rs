@@ -66,6 +66,7 @@ impl Packet {
     }
 
     /// Forgets the bytes and the sender, and closes the descriptors.
+    #[inline]
     pub fn clear(&mut self) {
         self.len = 0;
         self.arrived.clear();

@@ -7,6 +7,8 @@
 //! What to know of SOCK_STREAM: bytes have no boundaries, and a receive can hold those of several sends; descriptors come with the
 //! first byte of what they were sent with; a send that carries descriptors needs at least one byte (K24, K25).
 //!
+//! Perl's `IO::FDPass` sends each descriptor with one byte, 0, and takes none that comes with another.
+//!
 //! ```
 //! use std::{fs::File, os::fd::AsFd, os::unix::net::UnixStream};
 //! use fdbroker::raw::{self, Ancillary};
@@ -34,6 +36,7 @@ use crate::sys::scm::{self, Arrived, Room};
 /// # Errors
 /// Those of sendmsg(2). EINVAL: more than 253 descriptors ([`MAX_FDS`](crate::MAX_FDS)), or descriptors without a byte on a stream,
 /// where the kernel would drop them. EAGAIN: the socket is non-blocking, or its timeout has passed.
+#[inline]
 pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
     let socket = socket.as_fd();
     if bytes.is_empty() && !fds.is_empty() && crate::sys::socket::kind(socket)? == libc::SOCK_STREAM {
@@ -46,16 +49,22 @@ pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Resu
 ///
 /// # Errors
 /// Those of recvmsg(2). EAGAIN: the socket is non-blocking, or its timeout has passed.
+#[inline]
 pub fn recv(socket: impl AsFd, bytes: &mut [u8], ancillary: &mut Ancillary) -> io::Result<Received> {
     ancillary.arrived.clear();
-    let received = scm::recv(socket.as_fd(), bytes, &mut ancillary.arrived, ancillary.room, 0)?;
+    let socket = socket.as_fd();
+    let received = scm::recv(socket, bytes, &mut ancillary.arrived, ancillary.room, 0)?;
     let surplus = ancillary.arrived.fds.len() > ancillary.room.fds;
     ancillary.arrived.fds.truncate(ancillary.room.fds);
+    let nothing = !received.control && !received.control_cut;
+    // With SO_PASSCRED the end of a stream comes with credentials, which are nobody's, or with the news that they were cut.
+    let end_of_stream = || crate::sys::socket::kind(socket).is_ok_and(|kind| kind == libc::SOCK_STREAM);
+    let hung_up = received.len == 0 && !bytes.is_empty() && (nothing || end_of_stream());
     Ok(Received {
         len: received.len,
         bytes_cut: received.bytes_cut,
-        ancillary_cut: received.control_cut || received.no_pidfd || surplus,
-        hung_up: received.len == 0 && !received.control && !bytes.is_empty(),
+        ancillary_cut: !hung_up && (received.control_cut || received.no_pidfd || surplus),
+        hung_up,
     })
 }
 

@@ -14,9 +14,7 @@
 use std::io::IoSlice;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 
-use nix::sys::socket::sockopt;
-
-use super::lane::{Lane, Turn};
+use super::lane::Lane;
 use super::{Channel, Loss, MAX_FDS, Packet, Wait};
 use crate::error::ChannelError;
 use crate::sys::scm::{self, Arrived};
@@ -30,6 +28,7 @@ pub(super) struct Stream {
 }
 
 impl Stream {
+    #[inline(always)]
     pub(super) fn send(
         &self,
         channel: &Channel,
@@ -43,8 +42,10 @@ impl Stream {
         header[..4].copy_from_slice(&length.to_le_bytes());
         header[4..].copy_from_slice(&count.to_le_bytes());
 
-        let mut outgoing = self.sending_turn(channel, wait)?;
-        outgoing.flush(channel, wait)?;
+        let mut outgoing = channel.turn_to_send(&self.sending, wait)?;
+        if outgoing.ended || !outgoing.rest.is_empty() {
+            outgoing.flush(channel, wait)?;
+        }
         let frame = [IoSlice::new(&header), IoSlice::new(bytes)];
         let sent = channel.sending(wait, |flags| scm::send(channel.as_fd(), &frame, fds.clone(), flags))?;
         if sent == HEADER + bytes.len() {
@@ -55,9 +56,10 @@ impl Stream {
 
     /// Sends what is left of a frame that has begun.
     pub(super) fn flush(&self, channel: &Channel, wait: Wait) -> Result<(), ChannelError> {
-        self.sending_turn(channel, wait)?.flush(channel, wait)
+        channel.turn_to_send(&self.sending, wait)?.flush(channel, wait)
     }
 
+    #[inline(always)]
     pub(super) fn recv(
         &self,
         channel: &Channel,
@@ -65,15 +67,11 @@ impl Stream {
         budget: usize,
         packet: &mut Packet,
     ) -> Result<(), ChannelError> {
-        let turn = self.receiving.enter(wait.stays(), || channel.until(wait, sockopt::ReceiveTimeout))?;
-        let mut incoming = turn.ok_or_else(|| channel.too_late(wait))?;
-        incoming.skip(channel, wait, packet)?;
+        let mut incoming = channel.turn_to_receive(&self.receiving, wait)?;
+        if incoming.skip > 0 {
+            incoming.skip(channel, wait, packet)?;
+        }
         incoming.recv(channel, wait, budget, packet)
-    }
-
-    fn sending_turn(&self, channel: &Channel, wait: Wait) -> Result<Turn<'_, Outgoing>, ChannelError> {
-        let turn = self.sending.enter(wait.stays(), || channel.until(wait, sockopt::SendTimeout))?;
-        turn.ok_or_else(|| channel.too_late(wait))
     }
 }
 
@@ -81,10 +79,16 @@ impl Stream {
 #[derive(Default)]
 struct Outgoing {
     rest: Vec<u8>,
+    /// A frame was begun and given up: whatever came behind it would be taken for its rest.
+    ended: bool,
 }
 
 impl Outgoing {
+    #[cold]
     fn flush(&mut self, channel: &Channel, wait: Wait) -> Result<(), ChannelError> {
+        if self.ended {
+            return Err(ChannelError::Disconnected);
+        }
         let mut flushed = 0;
         let result = loop {
             if flushed == self.rest.len() {
@@ -100,6 +104,7 @@ impl Outgoing {
     }
 
     /// Finishes a short write. The descriptors went with the first byte: the rest goes without them (K25).
+    #[cold]
     fn finish(
         &mut self,
         channel: &Channel,
@@ -113,7 +118,10 @@ impl Outgoing {
                     bytes = &bytes[sent.saturating_sub(header.len())..];
                     header = &header[sent.min(header.len())..];
                 }
-                Err(ChannelError::Disconnected) => return Err(ChannelError::Disconnected),
+                Err(ChannelError::Disconnected) => {
+                    self.ended = true;
+                    return Err(ChannelError::Disconnected);
+                }
                 Err(_) => {
                     self.rest.extend_from_slice(header);
                     self.rest.extend_from_slice(bytes);
@@ -153,29 +161,35 @@ struct Incoming {
 
 impl Incoming {
     /// Receives what is left of a frame that did not fit, to no use.
+    #[cold]
     fn skip(&mut self, channel: &Channel, wait: Wait, packet: &mut Packet) -> Result<(), ChannelError> {
         let mut bytes = [0; 4096];
         while self.skip > 0 {
             let most = self.skip.min(bytes.len());
-            let (received, _) = fill(channel, wait, 0, &mut bytes[..most], &mut packet.arrived)
-                .inspect_err(|error| self.forget_if_ended(error))?;
-            self.skip -= received;
+            match fill(channel, wait, 0, &mut bytes[..most], &mut packet.arrived)? {
+                Some((len, _)) => self.skip -= len,
+                None => return Err(self.end()),
+            }
             packet.arrived.clear();
         }
         Ok(())
     }
 
+    #[inline(always)]
     fn recv(&mut self, channel: &Channel, wait: Wait, budget: usize, packet: &mut Packet) -> Result<(), ChannelError> {
         if self.broken {
             return Err(ChannelError::Broken);
         }
-        self.resume(packet);
+        if self.known > 0 {
+            self.resume(packet);
+        }
         while self.known < HEADER {
             match fill(channel, wait, budget, &mut self.header[self.known..], &mut packet.arrived) {
-                Ok((len, loss)) => {
+                Ok(Some((len, loss))) => {
                     self.known += len;
                     self.loss = self.loss.or(loss);
                 }
+                Ok(None) => return Err(self.end()),
                 Err(error) => return Err(self.suspend(0, packet, error)),
             }
         }
@@ -192,10 +206,11 @@ impl Incoming {
             // What a call that gave up has begun in `body` is finished there, so that each byte is copied once at most.
             let buffer = if self.body.is_empty() { &mut packet.buffer[..length] } else { &mut self.body[..] };
             match fill(channel, wait, budget, &mut buffer[self.filled..], &mut packet.arrived) {
-                Ok((len, loss)) => {
+                Ok(Some((len, loss))) => {
                     self.filled += len;
                     self.loss = self.loss.or(loss);
                 }
+                Ok(None) => return Err(self.end()),
                 Err(error) => return Err(self.suspend(length, packet, error)),
             }
         }
@@ -213,6 +228,7 @@ impl Incoming {
         Ok(())
     }
 
+    #[inline]
     fn numbers(&self) -> [usize; 2] {
         let [a, b, c, d, e, f, g, h] = self.header;
         // A number that does not fit a usize fits no packet either.
@@ -227,6 +243,7 @@ impl Incoming {
     }
 
     /// Leaves for a later call what is there of a message of `length` bytes.
+    #[cold]
     fn suspend(&mut self, length: usize, packet: &mut Packet, error: ChannelError) -> ChannelError {
         if self.body.is_empty() && self.filled > 0 {
             self.body.extend_from_slice(&packet.buffer[..self.filled]);
@@ -235,31 +252,27 @@ impl Incoming {
         self.fds.append(&mut packet.arrived.fds);
         self.credentials = packet.arrived.credentials.take();
         self.pidfd = packet.arrived.pidfd.take();
-        self.forget_if_ended(&error);
         error
     }
 
-    /// No later call goes on with a frame whose sender is gone: each says that it is.
-    fn forget_if_ended(&mut self, error: &ChannelError) {
-        if matches!(error, ChannelError::Disconnected) {
-            *self = Self::default();
-        }
+    /// The stream has ended: no later call goes on with a frame whose sender is gone. An errno alone does not say so.
+    fn end(&mut self) -> ChannelError {
+        *self = Self::default();
+        ChannelError::Disconnected
     }
 }
 
-/// One receive, of not more than `bytes`, with not more descriptors in all than the budget. Answers the number of bytes,
-/// which is never 0: the end of the stream is an error.
+/// One receive, of not more than `bytes`, with not more descriptors in all than the budget. Answers the number of bytes, or
+/// `None` at the end of the stream.
+#[inline(always)]
 fn fill(
     channel: &Channel,
     wait: Wait,
     budget: usize,
     bytes: &mut [u8],
     arrived: &mut Arrived,
-) -> Result<(usize, Option<Loss>), ChannelError> {
+) -> Result<Option<(usize, Option<Loss>)>, ChannelError> {
     let room = budget.saturating_sub(arrived.fds.len());
     let received = channel.receive_part(wait, bytes, arrived, room)?;
-    if received.len == 0 {
-        return Err(ChannelError::Disconnected);
-    }
-    Ok((received.len, Loss::of(&received, arrived.fds.len(), budget)))
+    Ok((received.len > 0).then(|| (received.len, Loss::of(&received, arrived.fds.len(), budget))))
 }

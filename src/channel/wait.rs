@@ -2,15 +2,17 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::MutexGuard;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{GetSockOpt, getsockopt, sockopt};
+use nix::sys::socket::{getsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
+use super::lane::{Lane, Patience, Stay};
 use super::{Channel, os};
 use crate::error::ChannelError;
 
@@ -36,11 +38,6 @@ impl Wait {
         }
     }
 
-    /// Whether the call may wait for the peer, as far as is known without asking the socket.
-    pub(super) fn stays(self) -> bool {
-        !matches!(self, Self::Not)
-    }
-
     /// For the flags of sendmsg and recvmsg: whether the kernel waits.
     fn flags(self) -> libc::c_int {
         match self {
@@ -51,11 +48,12 @@ impl Wait {
 }
 
 /// The first and the longest time to wait for congestion to pass: the kernel does not tell when it has.
-const PAUSE: Duration = Duration::from_millis(1);
-const LONGEST_PAUSE: Duration = Duration::from_millis(64);
+pub(super) const PAUSE: Duration = Duration::from_millis(1);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_millis(64);
 
 impl Channel {
     /// Receives, as often as it takes. `receive` is given flags for recvmsg.
+    #[inline(always)]
     pub(super) fn receiving<T>(
         &self,
         wait: Wait,
@@ -70,6 +68,7 @@ impl Channel {
     }
 
     /// Sends, as often as it takes. `send` is given flags for sendmsg.
+    #[inline(always)]
     pub(super) fn sending<T>(
         &self,
         wait: Wait,
@@ -94,41 +93,66 @@ impl Channel {
     }
 
     /// Until when congestion is waited for; `None` is for ever.
+    #[cold]
     fn patience(&self, wait: Wait) -> Result<Option<Instant>, ChannelError> {
         match wait {
-            Wait::Queue => Ok(Some(Instant::now())),
-            wait => self.until(wait, sockopt::SendTimeout),
-        }
-    }
-
-    /// Until when a call waits that begins now; `None` is for ever. `timeout` is the socket's.
-    pub(super) fn until(
-        &self,
-        wait: Wait,
-        timeout: impl GetSockOpt<Val = TimeVal>,
-    ) -> Result<Option<Instant>, ChannelError> {
-        match wait {
             Wait::Until(deadline) => Ok(Some(deadline)),
-            Wait::Not => Ok(Some(Instant::now())),
-            _ if self.status_flags()?.contains(OFlag::O_NONBLOCK) => Ok(Some(Instant::now())),
-            Wait::Socket | Wait::Queue => {
-                let timeout = getsockopt(&self.socket, timeout)
-                    .map_err(|errno| os("getsockopt(SO_RCVTIMEO, SO_SNDTIMEO)", errno.into()))?;
-                let timeout = u64::try_from(timeout.num_microseconds()).unwrap_or(0);
-                Ok((timeout != 0).then(|| Instant::now() + Duration::from_micros(timeout)))
+            Wait::Not | Wait::Queue => Ok(Some(Instant::now())),
+            Wait::Socket if self.status_flags()?.contains(OFlag::O_NONBLOCK) => Ok(Some(Instant::now())),
+            Wait::Socket => {
+                let timeout = getsockopt(&self.socket, sockopt::SendTimeout)
+                    .map_err(|errno| os("getsockopt(SO_SNDTIMEO)", errno.into()))?;
+                Ok(duration(timeout).map(|timeout| Instant::now() + timeout))
             }
         }
     }
 
-    /// The error of a call that has waited for as long as it waits.
-    pub(super) fn too_late(&self, wait: Wait) -> ChannelError {
-        match wait {
+    /// Waits for the other threads that send over a stream.
+    #[inline(always)]
+    pub(super) fn turn_to_send<'l, T>(&self, lane: &'l Lane<T>, wait: Wait) -> Result<MutexGuard<'l, T>, ChannelError> {
+        self.turn(lane, wait, || getsockopt(&self.socket, sockopt::SendTimeout))
+    }
+
+    /// As [`turn_to_send`](Self::turn_to_send), for those that receive.
+    #[inline(always)]
+    pub(super) fn turn_to_receive<'l, T>(
+        &self,
+        lane: &'l Lane<T>,
+        wait: Wait,
+    ) -> Result<MutexGuard<'l, T>, ChannelError> {
+        self.turn(lane, wait, || getsockopt(&self.socket, sockopt::ReceiveTimeout))
+    }
+
+    #[inline(always)]
+    fn turn<'l, T>(
+        &self,
+        lane: &'l Lane<T>,
+        wait: Wait,
+        timeout: impl Fn() -> nix::Result<TimeVal>,
+    ) -> Result<MutexGuard<'l, T>, ChannelError> {
+        let nonblocking = || self.status_flags().is_ok_and(|flags| flags.contains(OFlag::O_NONBLOCK));
+        let patience = || match (wait, nonblocking()) {
+            (Wait::Until(deadline), _) => Patience::Until(deadline),
+            (_, true) => Patience::Less(Stay::Always),
+            (Wait::Not, false) => Patience::Less(Stay::IfSocketBlocks),
+            (Wait::Socket | Wait::Queue, false) => match timeout().ok().and_then(duration) {
+                Some(timeout) => Patience::Until(Instant::now() + timeout),
+                None => Patience::Forever,
+            },
+        };
+        let stay = match wait {
+            Wait::Not => Stay::Never,
+            Wait::Socket | Wait::Queue => Stay::IfSocketBlocks,
+            Wait::Until(_) => Stay::Always,
+        };
+        lane.enter(stay, patience).ok_or_else(|| match wait {
             Wait::Until(_) => ChannelError::TimedOut,
-            wait => self.error("poll", wait, io::Error::from_raw_os_error(libc::EAGAIN)),
-        }
+            _ => self.error("futex", wait, io::Error::from_raw_os_error(libc::EAGAIN)),
+        })
     }
 
     /// Waits until the socket is ready, or the deadline has passed.
+    #[cold]
     fn poll(&self, wait: Wait, events: PollFlags) -> Result<(), ChannelError> {
         let remaining = wait.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
         if remaining == Some(Duration::ZERO) {
@@ -144,6 +168,12 @@ impl Channel {
             Err(errno) => Err(os("poll", errno.into())),
         }
     }
+}
+
+/// A socket's timeout: zero is "for ever".
+fn duration(timeout: TimeVal) -> Option<Duration> {
+    let microseconds = u64::try_from(timeout.num_microseconds()).unwrap_or(0);
+    (microseconds != 0).then(|| Duration::from_micros(microseconds))
 }
 
 /// The kernel has no room for descriptors in flight, or no memory (K9).

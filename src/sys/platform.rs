@@ -55,6 +55,7 @@ const UCRED: usize = 12;
 /// * XNU installs all descriptors and then cuts the list (unp_externalize and recvit): with less than everything, what is not
 ///   shown would stay open. FreeBSD and OpenBSD install none if not all of them fit (unp_externalize), and OpenBSD has one
 ///   errno for that and for a full table. So everything is taken there, and a surplus closed.
+#[inline]
 pub(super) fn room(room: Room) -> usize {
     if cfg!(not(target_os = "linux")) {
         return CONTROL;
@@ -100,21 +101,36 @@ pub(crate) fn prepare(socket: &OwnedFd) {
     {
         // setsockopt(2) of macOS.
         let _ = socket::set(socket.as_fd(), libc::SO_NOSIGPIPE, 1);
-        close_on_exec(socket);
+        let _ = close_on_exec(socket);
     }
     let _ = socket;
 }
 
 /// Sets close-on-exec where [`RECV_FLAGS`] cannot: a program that another thread starts between the receipt and this call
-/// inherits the descriptor. It cannot fail on an open descriptor.
-pub(crate) fn close_on_exec(fd: &OwnedFd) {
-    let _ = fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
+/// inherits the descriptor. It cannot fail on an open descriptor, unless who filters system calls forbids it.
+pub(crate) fn close_on_exec(fd: &OwnedFd) -> io::Result<()> {
+    fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map(drop).map_err(io::Error::from)
 }
 
 /// Whether a recvmsg that failed is to be made again, for the bytes alone: OpenBSD answers EMSGSIZE when the descriptors do not
 /// fit the process's table, and then leaves the message without them (unp_externalize, soreceive).
+#[inline]
 pub(super) fn lost_descriptors(error: &io::Error) -> bool {
     cfg!(target_os = "openbsd") && error.raw_os_error() == Some(libc::EMSGSIZE)
+}
+
+/// A descriptor that becomes readable after this time: timerfd_create(2), which is Linux's.
+#[cfg(all(feature = "tokio", target_os = "linux"))]
+pub(crate) fn timer(time: std::time::Duration) -> io::Result<OwnedFd> {
+    use nix::sys::time::TimeSpec;
+    use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+    let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK)?;
+    timer.set(Expiration::OneShot(TimeSpec::from_duration(time)), TimerSetTimeFlags::empty())?;
+    Ok(timer.into())
+}
+#[cfg(all(feature = "tokio", not(target_os = "linux")))]
+pub(crate) fn timer(_: std::time::Duration) -> io::Result<OwnedFd> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Whether a sendmsg failed for what will pass: too many descriptors in flight, or no memory. OpenBSD answers EMFILE for the
