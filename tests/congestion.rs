@@ -6,6 +6,7 @@ mod common;
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,12 @@ fn pair(kind: Kind) -> (Channel, Channel) {
 
 fn null() -> File {
     File::open("/dev/null").unwrap()
+}
+
+/// One test of this file after the other: without root they are of one user, and would wait for each other's descriptors.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// As a user for whom the kernel counts: root is exempt. One of its own, where there is a choice, so that the descriptors of
@@ -77,6 +84,7 @@ fn receive(receiver: &Channel, from: u32, to: u32) {
 /// timeout when that has passed; on every channel of this user; and not for messages without descriptors. Nothing is lost.
 #[test]
 fn h_17_k9_congested() {
+    let _turn = turn();
     common::alone_with(LIMIT, "h_17_k9_congested", || {
         as_ordinary_user(1);
         let null = null();
@@ -128,6 +136,7 @@ fn h_17_k9_congested() {
 /// through when somebody receives; everything arrives once and in order.
 #[test]
 fn h_17_k9_waits_for_room() {
+    let _turn = turn();
     common::alone_with(LIMIT, "h_17_k9_waits_for_room", || {
         as_ordinary_user(2);
         let null = null();
@@ -165,6 +174,7 @@ fn h_17_k9_waits_for_room() {
 /// H-17, H-03: a whole of many descriptors waits for room in its middle, and arrives.
 #[test]
 fn h_17_many_wait_for_room() {
+    let _turn = turn();
     common::alone_with(512, "h_17_many_wait_for_room", || {
         as_ordinary_user(3);
         let null = null();
@@ -192,7 +202,7 @@ fn open_files() -> i64 {
     numbers.split_whitespace().next().unwrap().parse().unwrap()
 }
 
-const ROUNDS: i64 = 500;
+const ROUNDS: i64 = 2000;
 
 /// Waits until the system has not many more files open than before, of which others open and close some meanwhile.
 fn come_back(before: i64, case: &str) {
@@ -207,7 +217,8 @@ fn come_back(before: i64, case: &str) {
 /// that nobody can reach them, and the system's open-file count comes back. So do ends that were received and dropped.
 #[test]
 fn h_11_k28_sent_through_itself() {
-    common::alone_with(1024, "h_11_k28_sent_through_itself", || {
+    let _turn = turn();
+    common::alone_with(4096, "h_11_k28_sent_through_itself", || {
         type Knot = fn(Kind);
         let knots: [(&str, Knot); 4] =
             [("itself", through_itself), ("each other", through_each_other), ("a ring", ring), ("received", received)];
@@ -222,7 +233,7 @@ fn h_11_k28_sent_through_itself() {
         }
         // So that the test can fail: what is not dropped is seen.
         let before = open_files();
-        let held: Vec<_> = (0..400).map(|_| Channel::pair().unwrap()).collect();
+        let held: Vec<_> = (0..1900).map(|_| Channel::pair().unwrap()).collect();
         assert!(open_files() > before + ROUNDS / 2);
         drop(held);
     });

@@ -1,5 +1,6 @@
 //! `[both]` One direction of a stream, in which one thread at a time can be.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
@@ -35,13 +36,13 @@ pub(super) enum Patience {
 impl<T> Lane<T> {
     /// Takes its turn. `patience` is asked if somebody is inside. `None`: the turn did not come in time.
     #[inline(always)]
-    pub(super) fn enter(&self, stay: Stay, patience: impl FnOnce() -> Patience) -> Option<MutexGuard<'_, T>> {
+    pub(super) fn enter(&self, stay: Stay, patience: impl FnOnce() -> Patience) -> Option<Turn<'_, T>> {
         let state = match self.try_lock() {
             Some(state) => state,
             None => self.wait(patience())?,
         };
         self.stay.store(stay as u8, Ordering::Relaxed);
-        Some(state)
+        Some(Turn { state, stay: &self.stay })
     }
 
     #[inline(always)]
@@ -74,5 +75,35 @@ impl<T> Lane<T> {
                 state => return state,
             }
         }
+    }
+}
+
+/// Who is inside, and what the direction remembers.
+pub(super) struct Turn<'l, T> {
+    state: MutexGuard<'l, T>,
+    stay: &'l AtomicU8,
+}
+
+impl<T> Deref for Turn<'_, T> {
+    type Target = T;
+
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        &self.state
+    }
+}
+
+impl<T> DerefMut for Turn<'_, T> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.state
+    }
+}
+
+impl<T> Drop for Turn<'_, T> {
+    /// Before the mutex is released: nobody takes the next one inside for this one.
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.stay.store(Stay::Never as u8, Ordering::Relaxed);
     }
 }

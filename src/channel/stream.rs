@@ -167,6 +167,9 @@ impl Incoming {
                 None => return Err(self.end()),
             }
             packet.arrived.clear();
+            if self.skip > 0 && wait.is_over() {
+                return Err(ChannelError::TimedOut);
+            }
         }
         Ok(())
     }
@@ -205,6 +208,9 @@ impl Incoming {
                 Ok(Some((len, loss))) => {
                     self.filled += len;
                     self.loss = self.loss.or(loss);
+                    if self.filled < length && wait.is_over() {
+                        return Err(self.suspend(length, packet, ChannelError::TimedOut));
+                    }
                 }
                 Ok(None) => return Err(self.end()),
                 Err(error) => return Err(self.suspend(length, packet, error)),

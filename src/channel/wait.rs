@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::MutexGuard;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
-use super::lane::{Lane, Patience, Stay};
+use super::lane::{Lane, Patience, Stay, Turn};
 use super::{Channel, os};
 use crate::error::ChannelError;
 
@@ -36,6 +35,12 @@ impl Wait {
             Self::Until(deadline) => Some(deadline),
             _ => None,
         }
+    }
+
+    /// Whether a deadline has passed. The kernel is waited for only when it has nothing, so who gives a little all the time has
+    /// to be asked too.
+    pub(super) fn is_over(self) -> bool {
+        self.deadline().is_some_and(|deadline| deadline <= Instant::now())
     }
 
     /// For the flags of sendmsg and recvmsg: whether the kernel waits.
@@ -109,7 +114,7 @@ impl Channel {
 
     /// Waits for the other threads that send over a stream.
     #[inline(always)]
-    pub(super) fn turn_to_send<'l, T>(&self, lane: &'l Lane<T>, wait: Wait) -> Result<MutexGuard<'l, T>, ChannelError> {
+    pub(super) fn turn_to_send<'l, T>(&self, lane: &'l Lane<T>, wait: Wait) -> Result<Turn<'l, T>, ChannelError> {
         self.turn(lane, wait, || getsockopt(&self.socket, sockopt::SendTimeout))
     }
 
@@ -119,7 +124,7 @@ impl Channel {
         &self,
         lane: &'l Lane<T>,
         wait: Wait,
-    ) -> Result<MutexGuard<'l, T>, ChannelError> {
+    ) -> Result<Turn<'l, T>, ChannelError> {
         self.turn(lane, wait, || getsockopt(&self.socket, sockopt::ReceiveTimeout))
     }
 
@@ -129,7 +134,7 @@ impl Channel {
         lane: &'l Lane<T>,
         wait: Wait,
         timeout: impl Fn() -> nix::Result<TimeVal>,
-    ) -> Result<MutexGuard<'l, T>, ChannelError> {
+    ) -> Result<Turn<'l, T>, ChannelError> {
         let nonblocking = || self.status_flags().is_ok_and(|flags| flags.contains(OFlag::O_NONBLOCK));
         let patience = || match (wait, nonblocking()) {
             (Wait::Until(deadline), _) => Patience::Until(deadline),
