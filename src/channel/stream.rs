@@ -160,6 +160,7 @@ impl Incoming {
     #[cold]
     fn skip(&mut self, channel: &Channel, wait: Wait, packet: &mut Packet) -> Result<(), ChannelError> {
         let mut bytes = [0; 4096];
+        let mut pieces = Pieces::default();
         while self.skip > 0 {
             let most = self.skip.min(bytes.len());
             match fill(channel, wait, 0, &mut bytes[..most], &mut packet.arrived)? {
@@ -167,9 +168,7 @@ impl Incoming {
                 None => return Err(self.end()),
             }
             packet.arrived.clear();
-            if self.skip > 0 && wait.is_over() {
-                return Err(ChannelError::TimedOut);
-            }
+            pieces.another(wait)?;
         }
         Ok(())
     }
@@ -201,6 +200,7 @@ impl Incoming {
             *self = Self { skip: length - self.filled, ..Self::default() };
             return Err(ChannelError::TooLarge);
         }
+        let mut pieces = Pieces::default();
         while self.filled < length {
             // What a call that gave up has begun in `body` is finished there, so that each byte is copied once at most.
             let buffer = if self.body.is_empty() { &mut packet.buffer[..length] } else { &mut self.body[..] };
@@ -208,8 +208,8 @@ impl Incoming {
                 Ok(Some((len, loss))) => {
                     self.filled += len;
                     self.loss = self.loss.or(loss);
-                    if self.filled < length && wait.is_over() {
-                        return Err(self.suspend(length, packet, ChannelError::TimedOut));
+                    if let Err(error) = pieces.another(wait) {
+                        return Err(self.suspend(length, packet, error));
                     }
                 }
                 Ok(None) => return Err(self.end()),
@@ -261,6 +261,18 @@ impl Incoming {
     fn end(&mut self) -> ChannelError {
         *self = Self::default();
         ChannelError::Disconnected
+    }
+}
+
+/// Counts what arrives in one call. The kernel looks at a deadline when it has nothing to give; of a peer that gives a little all
+/// the time, so that there always is something, it is looked at now and then.
+#[derive(Default)]
+struct Pieces(u8);
+
+impl Pieces {
+    fn another(&mut self, wait: Wait) -> Result<(), ChannelError> {
+        self.0 = self.0.wrapping_add(1);
+        if self.0 == 0 && wait.is_over() { Err(ChannelError::TimedOut) } else { Ok(()) }
     }
 }
 

@@ -37,8 +37,7 @@ impl Wait {
         }
     }
 
-    /// Whether a deadline has passed. The kernel is waited for only when it has nothing, so who gives a little all the time has
-    /// to be asked too.
+    /// Whether a deadline has passed.
     pub(super) fn is_over(self) -> bool {
         self.deadline().is_some_and(|deadline| deadline <= Instant::now())
     }
@@ -120,11 +119,7 @@ impl Channel {
 
     /// As [`turn_to_send`](Self::turn_to_send), for those that receive.
     #[inline(always)]
-    pub(super) fn turn_to_receive<'l, T>(
-        &self,
-        lane: &'l Lane<T>,
-        wait: Wait,
-    ) -> Result<Turn<'l, T>, ChannelError> {
+    pub(super) fn turn_to_receive<'l, T>(&self, lane: &'l Lane<T>, wait: Wait) -> Result<Turn<'l, T>, ChannelError> {
         self.turn(lane, wait, || getsockopt(&self.socket, sockopt::ReceiveTimeout))
     }
 
