@@ -40,6 +40,9 @@ impl TryFrom<OwnedFd> for Channel {
             (libc::AF_UNIX, libc::SOCK_DGRAM) => Kind::Datagram,
             _ => return Err(ChannelError::NotASocket),
         };
+        if socket::is_listening(fd.as_fd()).map_err(|error| os("getsockopt(SO_ACCEPTCONN)", error))? {
+            return Err(ChannelError::NotASocket);
+        }
         platform::close_on_exec(&fd).map_err(|error| os("fcntl(F_SETFD)", error))?;
         Ok(Self::prepared(fd, kind))
     }

@@ -45,6 +45,16 @@ impl<T> Lane<T> {
         Some(Turn { state, stay: &self.stay })
     }
 
+    /// Who is inside says that it begins to wait for the peer, or has done so.
+    pub(super) fn waits(&self, waits: bool) {
+        self.stay.store(if waits { Stay::Always } else { Stay::Never } as u8, Ordering::Relaxed);
+    }
+
+    /// Without waiting: there is nobody else.
+    pub(super) fn get_mut(&mut self) -> &mut T {
+        self.state.get_mut().unwrap_or_else(PoisonError::into_inner)
+    }
+
     #[inline(always)]
     fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         match self.state.try_lock() {

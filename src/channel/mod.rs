@@ -74,7 +74,11 @@ pub enum Kind {
 ///   refer to one open file description, with one offset and one O_NONBLOCK flag.
 /// * **Blocking.** Calls wait for the peer, unless [`set_nonblocking`](Self::set_nonblocking) or a timeout says
 ///   otherwise.
-/// * **Threads.** `Send + Sync`. Messages from several threads do not mix; each is received by one thread.
+/// * **Threads.** `Send + Sync`. Messages from several threads do not mix; each is received by one thread. That holds for one
+///   `Channel`: two of them over duplicates of one socket, or in two processes after a fork, mix the frames of a
+///   [`Kind::Stream`]. Share an end of another kind.
+/// * **Closing.** To close a descriptor can take time: as long as its sender's SO_LINGER says, for a socket with unsent data (K42).
+///   So can an error, which closes what came. Only [`refuse_descriptors`](Self::refuse_descriptors) keeps such a one out.
 /// * **Platform.** Linux. For macOS and the BSDs it compiles, and follows their manual pages, but has not been run.
 ///
 /// ```
@@ -96,16 +100,11 @@ pub struct Channel {
     socket: OwnedFd,
     max_fds: usize,
     sender: SenderOptions,
-    framing: Framing,
+    kind: Kind,
+    /// Of [`Kind::Stream`] the frames; of the others the kernel keeps messages apart.
+    stream: Option<Box<Stream>>,
     /// The turns of [`send_many`](Self::send_many) and [`recv_many`](Self::recv_many).
     many: many::Turns,
-}
-
-enum Framing {
-    /// The kernel keeps messages apart. `hangs_up`: whether an empty read can mean that the peer is gone.
-    Kernel { hangs_up: bool },
-    /// The channel does.
-    Stream(Box<Stream>),
 }
 
 impl Channel {
@@ -136,23 +135,15 @@ impl Channel {
     }
 
     fn over(socket: OwnedFd, kind: Kind) -> Self {
-        let framing = match kind {
-            Kind::SeqPacket => Framing::Kernel { hangs_up: true },
-            Kind::Datagram => Framing::Kernel { hangs_up: false },
-            Kind::Stream => Framing::Stream(Box::default()),
-        };
+        let stream = (kind == Kind::Stream).then(Box::default);
         let (sender, many) = Default::default();
-        Self { socket, max_fds: DEFAULT_MAX_FDS, sender, framing, many }
+        Self { socket, max_fds: DEFAULT_MAX_FDS, sender, kind, stream, many }
     }
 
     /// What the channel is made of.
     #[must_use]
     pub fn kind(&self) -> Kind {
-        match self.framing {
-            Framing::Kernel { hangs_up: true } => Kind::SeqPacket,
-            Framing::Kernel { hangs_up: false } => Kind::Datagram,
-            Framing::Stream(_) => Kind::Stream,
-        }
+        self.kind
     }
 
     /// How many descriptors a message to this end may carry: 16 in a new channel, at most [`MAX_FDS`]. The kernel is
@@ -207,8 +198,9 @@ impl Channel {
     }
 
     /// Asks the kernel to refuse every message to this end that carries descriptors, so that its sender gets EPERM and
-    /// nothing is installed here. Answers whether the kernel can: Linux 6.16 (SO_PASSRIGHTS). Where it cannot, this
-    /// end's budget of 0 does the same at receipt: the message is then an error here instead of at its sender.
+    /// nothing is installed here. Answers whether the kernel can: Linux 6.16 (SO_PASSRIGHTS). Where it cannot, there is
+    /// this end's budget of 0: the message is then an error here instead of at its sender, and the kernel closes its
+    /// descriptors in this process's time, which takes as long as their sender wants (K42).
     ///
     /// Set it before the other end is given away: what is queued already still arrives, and meets the budget (K29).
     ///
@@ -264,7 +256,7 @@ impl Channel {
         self.send_within(Wait::Until(deadline), bytes, fds.iter().map(AsRawFd::as_raw_fd))
     }
 
-    /// As [`send`](Self::send), but does not wait.
+    /// As [`send`](Self::send), but does not wait: neither for the peer nor for another thread that waits for it.
     ///
     /// # Errors
     /// As for [`send`](Self::send).
@@ -276,7 +268,7 @@ impl Channel {
     ///
     /// # Errors
     /// As for [`send`](Self::send). `fds` is then as it was, so that nothing is lost, but for [`ChannelError::Unfinished`]:
-    /// then they have been sent, and closed here.
+    /// then they have been sent, and closed here. (Of a peer that dies in the middle of a message they are kept.)
     pub fn give(&self, bytes: &[u8], fds: &mut Vec<OwnedFd>) -> Result<(), ChannelError> {
         let result = self.send_within(Wait::Socket, bytes, fds.iter().map(AsRawFd::as_raw_fd));
         if matches!(result, Ok(()) | Err(ChannelError::Unfinished)) {
@@ -296,10 +288,7 @@ impl Channel {
     }
 
     pub(crate) fn flush_within(&self, wait: Wait) -> Result<(), ChannelError> {
-        match &self.framing {
-            Framing::Kernel { .. } => Ok(()),
-            Framing::Stream(stream) => stream.flush(self, wait),
-        }
+        self.stream.as_ref().map_or(Ok(()), |stream| stream.flush(self, wait))
     }
 
     #[inline(always)]
@@ -315,27 +304,26 @@ impl Channel {
         if bytes.is_empty() && fds.len() == 0 {
             return Err(ChannelError::Empty);
         }
-        match &self.framing {
-            Framing::Kernel { hangs_up } => {
-                let length = bytes.len();
-                let bytes = [IoSlice::new(bytes)];
-                let end = if *hangs_up { platform::SEQPACKET_FLAGS } else { 0 };
-                self.sending(wait, |flags| {
-                    scm::send(self.as_fd(), &bytes, fds.clone(), flags | end).map_err(|error| hopeless(error, length))
-                })
-                .map(drop)
-            }
-            Framing::Stream(stream) => stream.send(self, wait, bytes, fds),
+        if let Some(stream) = &self.stream {
+            return stream.send(self, wait, bytes, fds);
         }
+        let message = [IoSlice::new(bytes)];
+        let end = if self.kind == Kind::SeqPacket { platform::SEQPACKET_FLAGS } else { 0 };
+        let send = |flags| {
+            scm::send(self.as_fd(), &message, fds.clone(), flags | end).map_err(|error| hopeless(error, bytes.len()))
+        };
+        self.sending(wait, send).map(drop)
     }
 
     /// Receives one message into `packet`, whose earlier bytes are forgotten and whose earlier descriptors, if nobody
-    /// took them, are closed. Allocates nothing.
+    /// took them, are closed. Allocates nothing, unless it gives up in the middle of a stream's message.
     ///
     /// # Errors
     /// `packet` is then empty. The message and its descriptors are gone, unless it says otherwise, and the channel is usable.
-    /// * [`ChannelError::Disconnected`]: the peer is gone and everything it sent has been received.
-    /// * [`ChannelError::TooLarge`]: the message had more bytes than the packet holds.
+    /// * [`ChannelError::Disconnected`]: the peer is gone and everything it sent has been received. (A `Channel` sends nothing empty;
+    ///   behind an empty message of another program, from a peer that is gone, there can be another.)
+    /// * [`ChannelError::TooLarge`]: the message had more bytes than the packet holds. On a [`Kind::Stream`] one that has over
+    ///   a megabyte more breaks the channel.
     /// * [`ChannelError::TooManyDescriptors`]: more than this end's [budget](Self::set_max_fds).
     /// * [`ChannelError::DescriptorTableFull`]: this process has no free descriptors (RLIMIT_NOFILE).
     /// * [`ChannelError::WouldBlock`], [`ChannelError::TimedOut`]: no message is there, or not all of one. What is there is
@@ -357,7 +345,7 @@ impl Channel {
         self.recv_within(Wait::Until(deadline), self.max_fds, packet)
     }
 
-    /// As [`recv`](Self::recv), but does not wait.
+    /// As [`recv`](Self::recv), but does not wait: neither for the peer nor for another thread that waits for it.
     ///
     /// # Errors
     /// As for [`recv`](Self::recv).
@@ -368,18 +356,24 @@ impl Channel {
     #[inline(always)]
     fn recv_within(&self, wait: Wait, budget: usize, packet: &mut Packet) -> Result<(), ChannelError> {
         packet.clear();
-        let result = match &self.framing {
-            Framing::Kernel { hangs_up } => self.recv_whole(wait, budget, *hangs_up, packet),
-            Framing::Stream(stream) => stream.recv(self, wait, budget, packet),
-        };
+        let result = self.recv_or_part(wait, budget, packet);
         if result.is_err() {
             packet.clear();
         }
         result
     }
 
+    /// On an error, what there is of the message stays in the packet.
     #[inline(always)]
-    fn recv_whole(&self, wait: Wait, budget: usize, hangs_up: bool, packet: &mut Packet) -> Result<(), ChannelError> {
+    fn recv_or_part(&self, wait: Wait, budget: usize, packet: &mut Packet) -> Result<(), ChannelError> {
+        match &self.stream {
+            None => self.recv_whole(wait, budget, packet),
+            Some(stream) => stream.recv(self, wait, budget, packet),
+        }
+    }
+
+    #[inline(always)]
+    fn recv_whole(&self, wait: Wait, budget: usize, packet: &mut Packet) -> Result<(), ChannelError> {
         let received = self.receive_part(wait, &mut packet.buffer, &mut packet.arrived, budget)?;
         packet.len = received.len;
         if let Some(loss) = Loss::of(&received, packet.arrived.fds.len(), budget) {
@@ -388,7 +382,7 @@ impl Channel {
         if received.bytes_cut {
             return Err(ChannelError::TooLarge);
         }
-        if hangs_up && received.len == 0 && !received.control && self.peer_is_gone()? {
+        if received.len == 0 && !received.control && self.peer_is_gone()? {
             return Err(ChannelError::Disconnected);
         }
         Ok(())
@@ -414,23 +408,32 @@ impl Channel {
                 }
             }
         })?;
-        // What was not asked for can also have been cut away to nothing, or have been the only thing that was cut.
+        // What was not asked for is not had, whoever set the option.
+        if !self.sender.pidfd {
+            arrived.pidfd = None;
+        }
+        if !self.sender.credentials {
+            arrived.credentials = None;
+        }
+        // It can also have been cut away to nothing, or have been the only thing that was cut.
         received.unexpected |= received.control_cut && self.sender.is_exceeded_by(self.as_fd());
         Ok(received)
     }
 
     /// Tells a hang-up from a message of no bytes and no descriptors, which another sender than `Channel` can make
-    /// (K1): a peer that is there, or bytes behind it, say that it was a message. Only an empty message from a peer
-    /// that has closed its end, with nothing or with another message of no bytes behind it, is taken for the hang-up.
+    /// (K1): a peer that is there, or bytes behind it, say that it was a message. One case stays ambiguous: the peer has
+    /// closed its end, and behind the empty message is nothing, or only further empty ones. That is taken for the hang-up.
     fn peer_is_gone(&self) -> Result<bool, ChannelError> {
-        if !socket::is_hung_up(self.as_fd()).map_err(|error| os("poll", error))? {
-            return Ok(false);
-        }
-        // No control buffer: peeking with one would install descriptors (K26).
-        let flags = nix::sys::socket::MsgFlags::MSG_PEEK | nix::sys::socket::MsgFlags::MSG_DONTWAIT;
-        let peek = || nix::sys::socket::recv(self.socket.as_raw_fd(), &mut [0; 1], flags);
-        // The first peek can meet the ECONNRESET of a hang-up that came just now (K27).
-        Ok(peek().or_else(|_| peek()).unwrap_or(0) == 0)
+        let more = || socket::has_bytes(self.as_fd()).map_err(|error| os("ioctl(FIONREAD)", error));
+        Ok(self.is_hung_up()? && !more()?)
+    }
+
+    fn is_hung_up(&self) -> Result<bool, ChannelError> {
+        socket::is_hung_up(self.as_fd()).map_err(|error| os("poll", error))
+    }
+
+    fn is_nonblocking(&self) -> Result<bool, ChannelError> {
+        Ok(self.status_flags()?.contains(OFlag::O_NONBLOCK))
     }
 
     fn status_flags(&self) -> Result<OFlag, ChannelError> {
@@ -448,7 +451,6 @@ impl Channel {
                 _ => ChannelError::WouldBlock,
             },
             Some(libc::EMSGSIZE) => ChannelError::TooLarge,
-            Some(errno) if platform::is_congestion(errno) => ChannelError::Congested { call, source },
             _ => os(call, source),
         }
     }
@@ -510,16 +512,23 @@ impl fmt::Debug for Channel {
     }
 }
 
-/// The socket. What a channel of [`Kind::Stream`] holds of a message that has begun, in either direction, is lost: flush it,
-/// and convert it between messages.
+/// The socket. A channel of [`Kind::Stream`] that holds a part of a message, in either direction, is shut down first, in both:
+/// whatever used the socket behind it would take the middle of that message for the beginning of the next.
 impl From<Channel> for OwnedFd {
-    fn from(channel: Channel) -> Self {
+    fn from(mut channel: Channel) -> Self {
+        if channel.stream.as_mut().is_some_and(|stream| stream.is_amid_a_message()) {
+            let _ = nix::sys::socket::shutdown(channel.socket.as_raw_fd(), nix::sys::socket::Shutdown::Both);
+        }
         channel.socket
     }
 }
 
+/// An error of a system call. That there is no free descriptor is one to every call.
 fn os(call: &'static str, source: io::Error) -> ChannelError {
-    ChannelError::Os { call, source }
+    match source.raw_os_error() {
+        Some(libc::EMFILE) => ChannelError::DescriptorTableFull,
+        _ => ChannelError::Os { call, source },
+    }
 }
 
 /// Zero means "for ever" to the kernel, so a timeout of zero becomes the shortest there is.

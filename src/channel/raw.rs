@@ -1,4 +1,4 @@
-//! `[both]` One sendmsg(2) and one recvmsg(2) with descriptors, on any UNIX socket, without a promise beyond.
+//! `[both]` One sendmsg(2) and one recvmsg(2) with descriptors, on any UNIX socket, and nothing more.
 //!
 //! For peers that are not [`Channel`](crate::Channel)s: over a stream they know nothing of its frames. (Over SOCK_SEQPACKET and
 //! SOCK_DGRAM a `Channel` speaks with any peer.) What the kernel says is reported as it is, but descriptors are close-on-exec and
@@ -31,7 +31,8 @@ use super::peer::{self, Credentials, PidFd};
 use crate::sys::scm::{self, Arrived, Room};
 
 /// Sends `bytes`, or on a stream perhaps only the first of them, with duplicates of `fds`, all or none. Answers the number of
-/// bytes.
+/// bytes. The socket has to be a UNIX socket, which is not asked: over another the kernel sends the bytes and drops the
+/// descriptors, and says nothing.
 ///
 /// # Errors
 /// Those of sendmsg(2). EINVAL: more than 253 descriptors ([`MAX_FDS`](crate::MAX_FDS)), or descriptors without a byte on a stream,
@@ -132,6 +133,7 @@ pub struct Received {
     /// More came with it, and was closed: there were more descriptors than room, or than free numbers in this process's
     /// table (MSG_CTRUNC). What is in the [`Ancillary`] is a part; do not act on it.
     pub ancillary_cut: bool,
-    /// Nothing came at all: the peer has closed its end or, but on a stream, has sent an empty message.
+    /// Nothing came at all: the peer has closed its end or, but on a stream, has sent an empty message. Not told if there was no room for
+    /// bytes.
     pub hung_up: bool,
 }

@@ -10,12 +10,17 @@
 use std::io::IoSlice;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 
+use nix::poll::PollFlags;
+
 use super::lane::Lane;
 use super::{Channel, Loss, MAX_FDS, Packet, Wait};
 use crate::error::ChannelError;
 use crate::sys::scm::{self, Arrived};
 
 const HEADER: usize = 8;
+/// How much more than the packet a frame may have to be passed over. A sender who gives a little all the time could keep a call
+/// that does not wait busy with it.
+const SKIP_MOST: usize = 1 << 20;
 
 #[derive(Default)]
 pub(super) struct Stream {
@@ -50,6 +55,20 @@ impl Stream {
         outgoing.finish(channel, wait, &header[sent.min(HEADER)..], &bytes[sent.saturating_sub(HEADER)..])
     }
 
+    /// Who is inside, in the direction of the events, begins to wait for the peer, or has done so.
+    pub(super) fn waits(&self, events: PollFlags, waits: bool) {
+        match events.contains(PollFlags::POLLOUT) {
+            true => self.sending.waits(waits),
+            false => self.receiving.waits(waits),
+        }
+    }
+
+    /// Whether a frame has begun, in either direction, that has not ended.
+    pub(super) fn is_amid_a_message(&mut self) -> bool {
+        let (outgoing, incoming) = (self.sending.get_mut(), self.receiving.get_mut());
+        outgoing.ended || !outgoing.rest.is_empty() || incoming.known > 0 || incoming.skip > 0 || incoming.broken
+    }
+
     /// Sends what is left of a frame that has begun.
     pub(super) fn flush(&self, channel: &Channel, wait: Wait) -> Result<(), ChannelError> {
         channel.turn_to_send(&self.sending, wait)?.flush(channel, wait)
@@ -75,6 +94,8 @@ impl Stream {
 #[derive(Default)]
 struct Outgoing {
     rest: Vec<u8>,
+    /// Bytes of it that have been sent.
+    sent: usize,
     /// A frame was begun and given up: whatever came behind it would be taken for its rest.
     ended: bool,
 }
@@ -85,18 +106,15 @@ impl Outgoing {
         if self.ended {
             return Err(ChannelError::Disconnected);
         }
-        let mut flushed = 0;
-        let result = loop {
-            if flushed == self.rest.len() {
-                break Ok(());
+        while self.sent < self.rest.len() {
+            self.sent += rest_of(channel, wait, &[], &self.rest[self.sent..])?;
+            if self.sent < self.rest.len() && wait.is_over() {
+                return Err(ChannelError::TimedOut);
             }
-            match rest_of(channel, wait, &[], &self.rest[flushed..]) {
-                Ok(more) => flushed += more,
-                Err(error) => break Err(error),
-            }
-        };
-        self.rest.drain(..flushed);
-        result
+        }
+        self.rest.clear();
+        self.sent = 0;
+        Ok(())
     }
 
     /// Finishes a short write. The descriptors went with the first byte: the rest goes without them (K25).
@@ -109,7 +127,9 @@ impl Outgoing {
         mut bytes: &[u8],
     ) -> Result<(), ChannelError> {
         while !(header.is_empty() && bytes.is_empty()) {
-            match rest_of(channel, wait, header, bytes) {
+            // A peer that makes room all the time does not make the kernel look at the deadline.
+            let sent = if wait.is_over() { Err(ChannelError::TimedOut) } else { rest_of(channel, wait, header, bytes) };
+            match sent {
                 Ok(sent) => {
                     bytes = &bytes[sent.saturating_sub(header.len())..];
                     header = &header[sent.min(header.len())..];
@@ -151,7 +171,7 @@ struct Incoming {
     loss: Option<Loss>,
     /// Bytes of an earlier frame, one that did not fit, which are still to come.
     skip: usize,
-    /// The peer does not keep to the framing: nobody can tell where a frame starts.
+    /// The peer does not keep to the framing.
     broken: bool,
 }
 
@@ -163,7 +183,8 @@ impl Incoming {
         let mut pieces = Pieces::default();
         while self.skip > 0 {
             let most = self.skip.min(bytes.len());
-            match fill(channel, wait, 0, &mut bytes[..most], &mut packet.arrived)? {
+            match fill_rest(channel, wait, &mut bytes[..most], &mut packet.arrived)? {
+                Some((_, Some(Loss::Budget))) => return Err(self.lie()),
                 Some((len, _)) => self.skip -= len,
                 None => return Err(self.end()),
             }
@@ -193,18 +214,20 @@ impl Incoming {
         }
         let [length, count] = self.numbers();
         if count > MAX_FDS {
-            self.broken = true;
-            return Err(ChannelError::Broken);
+            return Err(self.lie());
         }
         if length > packet.buffer.len() {
-            *self = Self { skip: length - self.filled, ..Self::default() };
+            let passed_over = length - packet.buffer.len() <= SKIP_MOST;
+            let skip = if passed_over { length - self.filled } else { 0 };
+            *self = Self { skip, broken: !passed_over, ..Self::default() };
             return Err(ChannelError::TooLarge);
         }
         let mut pieces = Pieces::default();
         while self.filled < length {
             // What a call that gave up has begun in `body` is finished there, so that each byte is copied once at most.
             let buffer = if self.body.is_empty() { &mut packet.buffer[..length] } else { &mut self.body[..] };
-            match fill(channel, wait, budget, &mut buffer[self.filled..], &mut packet.arrived) {
+            match fill_rest(channel, wait, &mut buffer[self.filled..], &mut packet.arrived) {
+                Ok(Some((_, Some(Loss::Budget)))) => return Err(self.lie()),
                 Ok(Some((len, loss))) => {
                     self.filled += len;
                     self.loss = self.loss.or(loss);
@@ -224,8 +247,7 @@ impl Incoming {
             return Err(loss.error(budget));
         }
         if count != packet.arrived.fds.len() {
-            self.broken = true;
-            return Err(ChannelError::Broken);
+            return Err(self.lie());
         }
         Ok(())
     }
@@ -255,6 +277,12 @@ impl Incoming {
         self.credentials = packet.arrived.credentials.take();
         self.pidfd = packet.arrived.pidfd.take();
         error
+    }
+
+    /// The header does not agree with what came: nobody can tell any more where a frame starts.
+    fn lie(&mut self) -> ChannelError {
+        *self = Self { broken: true, ..Self::default() };
+        ChannelError::Broken
     }
 
     /// The stream has ended: no later call goes on with a frame whose sender is gone. An errno alone does not say so.
@@ -289,4 +317,36 @@ fn fill(
     let room = budget.saturating_sub(arrived.fds.len());
     let received = channel.receive_part(wait, bytes, arrived, room)?;
     Ok((received.len > 0).then(|| (received.len, Loss::of(&received, arrived.fds.len(), budget))))
+}
+
+/// As [`fill`], behind the header: the descriptors came with that, and a further one is a [`Loss::Budget`]. What was not asked for
+/// takes no descriptor's room here.
+#[inline(always)]
+fn fill_rest(
+    channel: &Channel,
+    wait: Wait,
+    bytes: &mut [u8],
+    arrived: &mut Arrived,
+) -> Result<Option<(usize, Option<Loss>)>, ChannelError> {
+    let came = arrived.fds.len();
+    let filled = fill(channel, wait, came, bytes, arrived)?;
+    Ok(filled.map(|(len, loss)| (len, loss.filter(|loss| !matches!(loss, Loss::Unexpected)))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    /// H-06: a call to which there always comes something looks at its deadline all the same.
+    #[test]
+    fn h_06_many_pieces_do_not_outlast_a_deadline() {
+        let count = |wait| {
+            let mut pieces = Pieces::default();
+            (0..1000).filter(|_| pieces.another(wait).is_err()).count()
+        };
+        assert!(count(Wait::Until(Instant::now())) > 0);
+        assert_eq!(count(Wait::Until(Instant::now() + Duration::from_secs(1000))), 0);
+        assert_eq!(count(Wait::Not) + count(Wait::Socket), 0);
+    }
 }

@@ -8,12 +8,11 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{getsockopt, sockopt};
-use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::lane::{Lane, Patience, Stay, Turn};
-use super::{Channel, os};
+use super::{Channel, Kind, os};
 use crate::error::ChannelError;
+use crate::sys::{platform, socket};
 
 /// How long a call waits.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +36,8 @@ impl Wait {
         }
     }
 
-    /// Whether a deadline has passed.
+    /// Whether a deadline has passed. It is looked at when the kernel makes the call wait; who always has something to do has to
+    /// look at it too.
     pub(super) fn is_over(self) -> bool {
         self.deadline().is_some_and(|deadline| deadline <= Instant::now())
     }
@@ -63,9 +63,15 @@ impl Channel {
         wait: Wait,
         mut receive: impl FnMut(libc::c_int) -> io::Result<T>,
     ) -> Result<T, ChannelError> {
+        let mut ended = false;
         loop {
             match receive(wait.flags()).map_err(|error| self.error("recvmsg", wait, error)) {
-                Err(ChannelError::WouldBlock) if wait.deadline().is_some() => self.poll(wait, PollFlags::POLLIN)?,
+                // A datagram socket that another holder has shut down is always ready, and never has anything.
+                Err(ChannelError::WouldBlock) if ended => return Err(ChannelError::Disconnected),
+                Err(ChannelError::WouldBlock) if wait.deadline().is_some() => {
+                    self.poll(wait, PollFlags::POLLIN)?;
+                    ended = self.kind() == Kind::Datagram && self.is_hung_up()?;
+                }
                 result => return result,
             }
         }
@@ -80,18 +86,23 @@ impl Channel {
     ) -> Result<T, ChannelError> {
         let mut congestion = None;
         loop {
-            match send(wait.flags()).map_err(|error| self.error("sendmsg", wait, error)) {
-                Err(ChannelError::WouldBlock) if wait.deadline().is_some() => self.poll(wait, PollFlags::POLLOUT)?,
-                Err(error @ ChannelError::Congested { .. }) => {
-                    let congestion = match &mut congestion {
-                        Some(congestion) => congestion,
-                        none => none.insert(Congestion { until: self.patience(wait)?, pause: PAUSE }),
-                    };
-                    if !congestion.pause() {
-                        return Err(error);
-                    }
+            let source = match send(wait.flags()) {
+                Ok(sent) => return Ok(sent),
+                Err(source) => source,
+            };
+            if source.raw_os_error().is_some_and(platform::is_congestion) {
+                let congestion = match &mut congestion {
+                    Some(congestion) => congestion,
+                    none => none.insert(Congestion { until: self.patience(wait)?, pause: PAUSE }),
+                };
+                if !congestion.pause() {
+                    return Err(ChannelError::Congested { call: "sendmsg", source });
                 }
-                result => return result,
+                continue;
+            }
+            match self.error("sendmsg", wait, source) {
+                ChannelError::WouldBlock if wait.deadline().is_some() => self.poll(wait, PollFlags::POLLOUT)?,
+                error => return Err(error),
             }
         }
     }
@@ -104,9 +115,10 @@ impl Channel {
             Wait::Not | Wait::Queue => Ok(Some(Instant::now())),
             Wait::Socket if self.status_flags()?.contains(OFlag::O_NONBLOCK) => Ok(Some(Instant::now())),
             Wait::Socket => {
-                let timeout = getsockopt(&self.socket, sockopt::SendTimeout)
-                    .map_err(|errno| os("getsockopt(SO_SNDTIMEO)", errno.into()))?;
-                Ok(duration(timeout).map(|timeout| Instant::now() + timeout))
+                let timeout =
+                    socket::send_timeout(self.as_fd()).map_err(|error| os("getsockopt(SO_SNDTIMEO)", error))?;
+                // A time that there is not is never reached.
+                Ok(timeout.and_then(|timeout| Instant::now().checked_add(timeout)))
             }
         }
     }
@@ -114,13 +126,13 @@ impl Channel {
     /// Waits for the other threads that send over a stream.
     #[inline(always)]
     pub(super) fn turn_to_send<'l, T>(&self, lane: &'l Lane<T>, wait: Wait) -> Result<Turn<'l, T>, ChannelError> {
-        self.turn(lane, wait, || getsockopt(&self.socket, sockopt::SendTimeout))
+        self.turn(lane, wait, || socket::send_timeout(self.as_fd()))
     }
 
     /// As [`turn_to_send`](Self::turn_to_send), for those that receive.
     #[inline(always)]
     pub(super) fn turn_to_receive<'l, T>(&self, lane: &'l Lane<T>, wait: Wait) -> Result<Turn<'l, T>, ChannelError> {
-        self.turn(lane, wait, || getsockopt(&self.socket, sockopt::ReceiveTimeout))
+        self.turn(lane, wait, || socket::receive_timeout(self.as_fd()))
     }
 
     #[inline(always)]
@@ -128,22 +140,22 @@ impl Channel {
         &self,
         lane: &'l Lane<T>,
         wait: Wait,
-        timeout: impl Fn() -> nix::Result<TimeVal>,
+        timeout: impl Fn() -> io::Result<Option<Duration>>,
     ) -> Result<Turn<'l, T>, ChannelError> {
         let nonblocking = || self.status_flags().is_ok_and(|flags| flags.contains(OFlag::O_NONBLOCK));
         let patience = || match (wait, nonblocking()) {
             (Wait::Until(deadline), _) => Patience::Until(deadline),
             (_, true) => Patience::Less(Stay::Always),
             (Wait::Not, false) => Patience::Less(Stay::IfSocketBlocks),
-            (Wait::Socket | Wait::Queue, false) => match timeout().ok().and_then(duration) {
-                Some(timeout) => Patience::Until(Instant::now() + timeout),
-                None => Patience::Forever,
-            },
+            (Wait::Socket | Wait::Queue, false) => {
+                let until = timeout().ok().flatten().and_then(|timeout| Instant::now().checked_add(timeout));
+                until.map_or(Patience::Forever, Patience::Until)
+            }
         };
         let stay = match wait {
-            Wait::Not => Stay::Never,
+            // It says so when it begins to wait: see `poll`.
+            Wait::Not | Wait::Until(_) => Stay::Never,
             Wait::Socket | Wait::Queue => Stay::IfSocketBlocks,
-            Wait::Until(_) => Stay::Always,
         };
         lane.enter(stay, patience).ok_or_else(|| match wait {
             Wait::Until(_) => ChannelError::TimedOut,
@@ -163,17 +175,15 @@ impl Channel {
             let milliseconds = remaining.as_nanos().div_ceil(1_000_000);
             i32::try_from(milliseconds).ok().and_then(|ms| PollTimeout::try_from(ms).ok()).unwrap_or(PollTimeout::MAX)
         });
-        match poll(&mut [PollFd::new(self.as_fd(), events)], timeout) {
+        let waits = |waits| self.stream.iter().for_each(|stream| stream.waits(events, waits));
+        waits(true);
+        let result = poll(&mut [PollFd::new(self.as_fd(), events)], timeout);
+        waits(false);
+        match result {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(errno) => Err(os("poll", errno.into())),
         }
     }
-}
-
-/// A socket's timeout: zero is "for ever".
-fn duration(timeout: TimeVal) -> Option<Duration> {
-    let microseconds = u64::try_from(timeout.num_microseconds()).unwrap_or(0);
-    (microseconds != 0).then(|| Duration::from_micros(microseconds))
 }
 
 /// The kernel has no room for descriptors in flight, or no memory (K9).

@@ -7,18 +7,18 @@ use crate::channel::{Credentials, Kind};
 
 use crate::typed::Found;
 
-/// Why a message was not sent or received. In every case nothing was delivered in part and no descriptor was kept.
+/// Why a message was not sent or received. Nothing was delivered in part, and no descriptor of it was handed out.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ChannelError {
-    /// The peer has closed its end, or is dead. What it sent before has been received.
+    /// The peer has closed its end, or is dead. To a receiver: what it sent before has been received.
     #[error("the peer has closed its end of the channel")]
     Disconnected,
-    /// A non-blocking channel has no message (receive) or no room (send): poll and try again.
-    #[error("the channel is not ready, and is non-blocking")]
+    /// No message is there (receive) or no room (send), and the call does not wait: poll and try again.
+    #[error("the channel is not ready, and the call does not wait")]
     WouldBlock,
-    /// The timeout of the channel passed.
-    #[error("the peer did nothing within the channel's timeout")]
+    /// The channel's timeout, or the call's deadline, passed.
+    #[error("it was not done within the time that was given")]
     TimedOut,
     /// The message has more bytes than the receiver's packet, or than the kernel takes. Use a larger packet or
     /// several messages.
@@ -39,10 +39,10 @@ pub enum ChannelError {
     /// A message of no bytes and no descriptors was to be sent: its receiver could not tell it from a hang-up.
     #[error("an empty message without descriptors cannot be told from a hang-up, and is not sent")]
     Empty,
-    /// The kernel would take no more descriptors in flight, which it counts for all processes of this user (ETOOMANYREFS), or had
-    /// no memory (ENOBUFS, ENOMEM), until the channel's timeout or because it does not wait. Polling does not tell when
-    /// that is over: try again after a while.
-    #[error("{call}: {source}: the kernel has no room for it now, and the channel does not wait any longer")]
+    /// Nothing was sent: too many descriptors are in flight, which the kernel counts for all processes of this user
+    /// (ETOOMANYREFS), or it has no memory (ENOBUFS, ENOMEM). The call does not wait, or has waited for as long as it was to.
+    /// Polling does not tell when it is over: try again later.
+    #[error("{call}: {source}: the kernel has no room for the message now; try again later")]
     Congested {
         /// The call.
         call: &'static str,
@@ -51,7 +51,7 @@ pub enum ChannelError {
     },
     /// Part of the message, with all of its descriptors, is on its way over a stream; the channel holds the rest. Do not send it
     /// again: the next send, or `Channel::flush`, finishes it. If the channel is dropped before, its peer is told
-    /// "disconnected" instead.
+    /// "disconnected" instead, as soon as no other descriptor is open on this end.
     #[error("the message is sent in part, and the channel holds the rest: flush it")]
     Unfinished,
     /// A stream whose frames are out of step: the peer is no `Channel`, or lies. Close it.
@@ -76,8 +76,8 @@ pub enum ChannelError {
         /// Who connected.
         credentials: Credentials,
     },
-    /// The descriptor is not a UNIX socket of type SEQPACKET, STREAM or DGRAM.
-    #[error("the descriptor is not a UNIX socket")]
+    /// The descriptor is not a UNIX socket of type SEQPACKET, STREAM or DGRAM, or it is one that listens.
+    #[error("the descriptor is not a UNIX socket that messages can go through (another kind, or one that listens)")]
     NotASocket,
     /// Another error of a system call.
     #[error("{call}: {source}")]

@@ -9,7 +9,7 @@ use std::os::fd::AsRawFd;
 /// parent's lock.
 pub(crate) fn try_exclusive(file: &File) -> io::Result<bool> {
     loop {
-        // SAFETY: takes numbers.
+        // SAFETY: takes two numbers, which the kernel checks, and touches no memory of this process.
         if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
             return Ok(true);
         }

@@ -21,7 +21,7 @@ pub(crate) const HAS_SEQPACKET: bool = cfg!(not(target_vendor = "apple"));
 
 /// Bytes of the header of a block of control data, with the padding before its data (CMSG_LEN(0)).
 pub(super) const HEADER: usize = {
-    // SAFETY: adds numbers up.
+    // SAFETY: arithmetic on its argument; libc reads no memory.
     let bytes = unsafe { libc::CMSG_LEN(0) };
     bytes as usize
 };
@@ -34,7 +34,7 @@ pub(super) const TYPE_AT: usize = offset_of!(libc::cmsghdr, cmsg_type);
 /// Bytes that a block with so much data takes, with the padding before the next one (CMSG_SPACE).
 #[allow(clippy::cast_possible_truncation, reason = "callers have a kilobyte at most")]
 pub(super) const fn space(data: usize) -> usize {
-    // SAFETY: adds numbers up.
+    // SAFETY: arithmetic on its argument; libc reads no memory.
     let bytes = unsafe { libc::CMSG_SPACE(data as _) };
     bytes as usize
 }

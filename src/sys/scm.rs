@@ -10,12 +10,10 @@
 use std::io::{self, IoSlice};
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::time::Instant;
-
-use nix::sys::socket::{getsockopt, sockopt};
-use nix::sys::time::{TimeVal, TimeValLike};
+use std::time::{Duration, Instant};
 
 use super::platform::{self, CONTROL, FD, HEADER, LEVEL_AT, TYPE_AT, space};
+use super::socket;
 
 /// SCM_MAX_FD of the kernel: descriptors that one message can carry (K3).
 pub(crate) const MAX_FDS: usize = 253;
@@ -107,10 +105,10 @@ pub(crate) fn send(
         header.msg_control = room.as_mut_ptr().cast();
         header.msg_controllen = len as _;
     }
-    let timeout = || getsockopt(&socket, sockopt::SendTimeout);
+    let timeout = || socket::send_timeout(socket);
     retry(timeout, || {
-        // SAFETY: `header` points to `bytes` (IoSlice is an iovec, by std's promise) and to `room`, which both
-        // outlive the call with the lengths given; sendmsg only reads through them.
+        // SAFETY: `header` points to `bytes` (IoSlice is an iovec, by std's promise) and to `room`, which are borrowed for
+        // longer than the call; the kernel only reads through them, no more than the lengths given.
         unsafe { libc::sendmsg(socket.as_raw_fd(), &header, platform::SEND_FLAGS | flags) }
     })
 }
@@ -133,12 +131,13 @@ pub(crate) fn recv(
     header.msg_iovlen = 1;
     header.msg_control = control.as_mut_ptr().cast();
     header.msg_controllen = room_bytes as _;
-    let timeout = || getsockopt(&socket, sockopt::ReceiveTimeout);
+    let timeout = || socket::receive_timeout(socket);
     let mut lost = false;
     let len = loop {
         let result = retry(timeout, || {
             // SAFETY: `header` points to `iov`, which points to `bytes`, and to the first `room_bytes` bytes of `control`
-            // (at most all of them); all are borrowed exclusively and outlive the call, and any bytes are valid in them.
+            // (at most all of them); all are borrowed exclusively for longer than the call. The kernel writes no more than the
+            // lengths given, and any bytes are valid there.
             unsafe { libc::recvmsg(socket.as_raw_fd(), &mut header, platform::RECV_FLAGS | flags) }
         });
         match result {
@@ -178,7 +177,8 @@ pub(crate) fn recv(
                 received.no_pidfd |=
                     missed && numbers(slots).any(|number| [-libc::EMFILE, -libc::ENFILE].contains(&number));
                 for number in installed(slots) {
-                    // SAFETY: as for SCM_RIGHTS.
+                    // SAFETY: as for SCM_RIGHTS, the kernel installed it for this process a moment ago; where it could not, the
+                    // number is negative, and `installed` has left it out.
                     let fd = unsafe { OwnedFd::from_raw_fd(number) };
                     arrived.pidfd.get_or_insert(fd);
                 }
@@ -306,7 +306,7 @@ fn empty_header() -> libc::msghdr {
 /// Makes a call again after EINTR. The kernel then begins to wait anew, so that a timer's signals could keep the
 /// socket's timeout from ever passing: it is counted here as well, from the first interruption, and ends in EAGAIN too.
 #[inline(always)]
-fn retry(timeout: impl Fn() -> nix::Result<TimeVal>, mut call: impl FnMut() -> isize) -> io::Result<usize> {
+fn retry(timeout: impl Fn() -> io::Result<Option<Duration>>, mut call: impl FnMut() -> isize) -> io::Result<usize> {
     let mut interrupted = None;
     loop {
         if let Ok(len) = usize::try_from(call()) {
@@ -316,10 +316,8 @@ fn retry(timeout: impl Fn() -> nix::Result<TimeVal>, mut call: impl FnMut() -> i
         if error.kind() != io::ErrorKind::Interrupted {
             return Err(error);
         }
-        let waited = interrupted.get_or_insert_with(Instant::now).elapsed().as_micros();
-        // Zero is "for ever".
-        let limit = u128::try_from(timeout()?.num_microseconds()).unwrap_or(0);
-        if limit != 0 && waited >= limit {
+        let waited = interrupted.get_or_insert_with(Instant::now).elapsed();
+        if timeout()?.is_some_and(|limit| waited >= limit) {
             return Err(io::Error::from_raw_os_error(libc::EAGAIN));
         }
     }

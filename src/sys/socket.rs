@@ -2,11 +2,15 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
 #[cfg(target_os = "linux")]
 use std::{
     os::fd::{FromRawFd, OwnedFd},
     ptr,
 };
+
+use nix::sys::socket::{getsockopt, sockopt};
+use nix::sys::time::TimeVal;
 
 use super::platform;
 
@@ -39,6 +43,15 @@ pub(crate) fn is_hung_up(socket: BorrowedFd<'_>) -> io::Result<bool> {
     }
 }
 
+/// Whether there are bytes to receive, in the first message or in one behind it (FIONREAD; the kernel counts the whole queue, but for
+/// a datagram socket).
+pub(crate) fn has_bytes(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the kernel writes one c_int, which is exclusively borrowed.
+    let status = unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONREAD, &raw mut bytes) };
+    if status == 0 { Ok(bytes > 0) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Whether something that was sent through this socket has not been received (SIOCOUTQ, which has TIOCOUTQ's number).
 #[cfg(target_os = "linux")]
 pub(crate) fn has_unread(socket: BorrowedFd<'_>) -> io::Result<bool> {
@@ -52,7 +65,7 @@ pub(crate) fn has_unread(socket: BorrowedFd<'_>) -> io::Result<bool> {
 /// `net.core.somaxconn`.
 #[cfg(target_os = "linux")]
 pub(crate) fn listen(socket: BorrowedFd<'_>, backlog: libc::c_int) -> io::Result<()> {
-    // SAFETY: takes numbers.
+    // SAFETY: takes two numbers, which the kernel checks, and touches no memory of this process.
     let status = unsafe { libc::listen(socket.as_raw_fd(), backlog) };
     if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
@@ -81,8 +94,26 @@ pub(crate) fn peer_pidfd(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     if number < 0 {
         return Err(io::Error::from_raw_os_error(libc::EBADF));
     }
-    // SAFETY: the kernel installed it a moment ago for this call, and nobody else in this process knows of it.
+    // SAFETY: the kernel wrote it, all of it, and installed it a moment ago for this call: nobody else in this process knows
+    // of it.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// How long a send waits (SO_SNDTIMEO); `None` is for ever.
+pub(crate) fn send_timeout(socket: BorrowedFd<'_>) -> io::Result<Option<Duration>> {
+    Ok(duration(getsockopt(&socket, sockopt::SendTimeout)?))
+}
+
+/// How long a receive waits (SO_RCVTIMEO); `None` is for ever.
+pub(crate) fn receive_timeout(socket: BorrowedFd<'_>) -> io::Result<Option<Duration>> {
+    Ok(duration(getsockopt(&socket, sockopt::ReceiveTimeout)?))
+}
+
+/// Whoever shares the socket can have set any number of seconds. Zero is the kernel's "for ever".
+fn duration(timeout: TimeVal) -> Option<Duration> {
+    let seconds = u64::try_from(timeout.tv_sec()).ok()?;
+    let microseconds = u32::try_from(timeout.tv_usec()).ok()?;
+    Some(Duration::new(seconds, microseconds.checked_mul(1000)?)).filter(|timeout| !timeout.is_zero())
 }
 
 pub(super) fn get(socket: BorrowedFd<'_>, option: libc::c_int) -> io::Result<libc::c_int> {
@@ -91,7 +122,12 @@ pub(super) fn get(socket: BorrowedFd<'_>, option: libc::c_int) -> io::Result<lib
     // SAFETY: the kernel writes at most `len` bytes, the size of `value`, and any bytes are a c_int.
     let status =
         unsafe { libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, (&raw mut value).cast(), &mut len) };
-    if status == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
+    match status {
+        // Less than the whole number is none: 0, which `value` began with, could be taken for a descriptor.
+        0 if len != INT => Err(io::ErrorKind::InvalidData.into()),
+        0 => Ok(value),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 pub(super) fn set_if_known(socket: BorrowedFd<'_>, option: libc::c_int, value: libc::c_int) -> io::Result<bool> {
