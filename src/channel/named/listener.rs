@@ -57,7 +57,8 @@ use crate::sys::{platform, socket as sys};
 ///
 /// A file of no bytes at `<path>.lock` is taken for a lock file, whoever made it, and is removed in the end; one with
 /// content is `Occupied`. What remains is a program that knows nothing of the lock file and replaces the path in the
-/// moment between looking and removing: use this crate for every program that listens at the path, or give each its own.
+/// moment between looking and removing: use this crate for every program that listens at the path, or give each its
+/// own.
 ///
 /// Dropping the listener removes the path, if it is still the socket that this listener made, and the lock file, and
 /// closes both. In a process that was forked from the one that bound it, dropping only closes, and the lock is held
@@ -266,8 +267,8 @@ impl ListenerOptions {
     /// there](Listener#a-path-that-exists).
     ///
     /// # Errors
-    /// Nothing of the attempt is left, unless another process removes or replaces the path meanwhile, or forbids to look
-    /// at it (lstat(2)).
+    /// Nothing of the attempt is left, unless another process removes or replaces the path meanwhile, or forbids to
+    /// look at it (lstat(2)).
     /// * [`EndpointError::InUse`]: somebody has the address.
     /// * [`EndpointError::Occupied`]: the path, or that of its lock file, is something else.
     /// * [`EndpointError::NotFound`]: no directory for the path.

@@ -50,8 +50,8 @@ impl Claim {
         Ok(Self { path, name: *name, kind, lock })
     }
 
-    /// After bind(2) of `socket`, and before listen(2), when nobody can have connected: gives the path the bits of `mode`
-    /// that the umask took away.
+    /// After bind(2) of `socket`, and before listen(2), when nobody can have connected: gives the path the bits of
+    /// `mode` that the umask took away.
     pub(super) fn bound(self, socket: OwnedFd, mode: u32, asked: &str) -> Result<(Place, OwnedFd), EndpointError> {
         let there = fs::symlink_metadata(&self.path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => replaced(asked),
@@ -238,8 +238,8 @@ fn replaced(asked: &str) -> EndpointError {
 }
 
 fn too_permissive(asked: &str) -> EndpointError {
-    let why = "the path was made with more permissions than asked for: its file system adds some, or somebody replaced or \
-               changed it; use a directory of another file system, which only its owner can write to";
+    let why = "the path was made with more permissions than asked for: its file system adds some, or somebody replaced \
+               or changed it; use a directory of another file system, which only its owner can write to";
     EndpointError::Unfit { asked: asked.to_owned(), why }
 }
 
