@@ -1312,8 +1312,8 @@ fn h_08_what_is_no_listener() {
     });
 }
 
-/// H-08: a filter that does not let a listener be asked or made close-on-exec is told as that, not as "no listener"; the
-/// descriptor is closed.
+/// H-08: a filter that does not let a listener be asked or made close-on-exec is told as that, not as "no listener";
+/// the descriptor is closed.
 #[test]
 fn h_08_a_filter_that_forbids_to_ask() {
     use nix::libc::{EPERM, F_GETFL, F_SETFD, SO_ACCEPTCONN, SO_DOMAIN, SO_TYPE, SYS_fcntl, SYS_getsockopt};
