@@ -1,3 +1,8 @@
+// What the names in the README link to in the documentation. Of two definitions the first counts: those at the end of the
+// README are for readers of the repository.
+#![cfg_attr(target_os = "linux", doc = include_str!("links.md"))]
+#![cfg_attr(feature = "tokio", doc = "[`AsyncChannel`]: crate::AsyncChannel")]
+//!
 #![doc = include_str!("../README.md")]
 //!
 //! # How it hangs together
@@ -12,6 +17,9 @@
 //!
 //! Each arrow is one function that consumes what stands left of it, and each type is born in exactly one module: only
 //! [`policy`] makes a [`Permit`](policy::Permit), and [`open`] takes nothing else.
+//!
+//! Each module's documentation begins with where its code runs: `[broker]`, `[worker]`, or `[both]`, which for channels
+//! alone means any process.
 
 #[cfg(not(any(
     target_os = "linux",

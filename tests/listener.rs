@@ -578,13 +578,13 @@ fn can_trace(name: &str) -> bool {
 
 /// `plain`, whose first system call of this name, and for this path if one is given, takes a moment longer to begin.
 fn slowed(plain: &Command, call: &str, path: Option<&Path>, moment: Duration) -> Command {
-    let what = format!("delay_enter={}", moment.as_micros());
+    let what = format!("delay_enter={}:when=1", moment.as_micros());
     injected(plain, call, path, &what)
 }
 
 fn injected(plain: &Command, calls: &str, path: Option<&Path>, what: &str) -> Command {
     let mut traced = Command::new("strace");
-    let inject = format!("inject={calls}:{what}:when=1");
+    let inject = format!("inject={calls}:{what}");
     traced.args(["-f", "-o", "/dev/null", "-e", &format!("trace={calls}"), "-e", &inject]);
     traced.args(path.iter().flat_map(|path| ["-P".as_ref(), path.as_os_str()]));
     traced.arg(plain.get_program()).args(plain.get_args());
@@ -779,6 +779,50 @@ fn h_08_a_path_replaced_before_it_is_widened() {
         assert!(in_time);
         fs::remove_file(&ours).unwrap();
     }
+}
+
+/// H-08: a path that comes out with more permissions than asked for, as a file system can make it (here another process
+/// adds them, in a moment that strace(1) makes long), is an error that says so, and it is removed.
+#[test]
+fn h_08_a_path_with_more_permissions() {
+    const NAME: &str = "h_08_a_path_with_more_permissions";
+    const MOMENT: Duration = Duration::from_millis(500);
+    if let Some(words) = arguments("binder") {
+        say(std::process::id());
+        assert_eq!(told(), "now");
+        let error = Listener::bind(&words[0]).unwrap_err();
+        return say(matches!(error, EndpointError::Unfit { why, .. } if why.contains("more permissions")));
+    }
+    if !can_trace(NAME) {
+        return;
+    }
+    let (_guard, directory) = common::directory();
+    let path = directory.join("socket");
+    let in_time = (0..10).any(|_| {
+        let plain = common::rerun(NAME, &format!("binder {}", path.display()));
+        // fchmod(2) of the socket, bind(2), and the moment: the look at the path, of which it is the second.
+        let what = format!("delay_enter={}:when=2", MOMENT.as_micros());
+        let mut binder = Other::start(injected(&plain, "statx", Some(&path), &what));
+        binder.hear();
+        binder.tell("now");
+        let before = Instant::now();
+        while !exists(&path) {
+            assert!(before.elapsed() < LONG);
+        }
+        let made = Instant::now();
+        fs::set_permissions(&path, Permissions::from_mode(0o777)).unwrap();
+        let in_time = made.elapsed() < MOMENT / 2;
+        let told = binder.hear();
+        assert!(!in_time || told == "true", "{told}");
+        if in_time {
+            binder.passes();
+            assert!(names_in(&directory).is_empty(), "{:?}", names_in(&directory));
+        }
+        let _ = fs::remove_file(&path);
+        let _ = fs::remove_file(lock_of(&path));
+        in_time
+    });
+    assert!(in_time);
 }
 
 /// H-08: without /proc, the bits that the umask took cannot be put back: that is an error that says so, and no path is
@@ -1058,8 +1102,8 @@ fn h_08_a_full_table() {
         }
         assert!(matches!(pair.peer_pidfd(), Err(ChannelError::DescriptorTableFull)));
         let out_of = |error: EndpointError| {
-            let EndpointError::Os { source, .. } = &error else { unreachable!("{error}") };
-            assert_eq!(source.raw_os_error(), Some(nix::libc::EMFILE), "{error}");
+            assert!(matches!(error, EndpointError::DescriptorTableFull { .. }), "{error}");
+            assert_eq!(std::io::Error::from(error).raw_os_error(), Some(nix::libc::EMFILE));
         };
         out_of(Channel::connect(&path).unwrap_err());
         drop(fill.pop());
@@ -1197,7 +1241,7 @@ fn h_08_interrupted_calls() {
     let cases = [("accept4", "ECONNABORTED"), ("accept4", "ENFILE"), ("flock,connect,accept4,?poll,?ppoll", "EINTR")];
     for (calls, errno) in cases {
         let plain = common::rerun(NAME, &format!("interrupted {} {errno}", path.display()));
-        Other::start(injected(&plain, calls, None, &format!("error={errno}"))).passes();
+        Other::start(injected(&plain, calls, None, &format!("error={errno}:when=1"))).passes();
         assert!(names_in(&directory).is_empty(), "{calls} {errno}");
     }
 }
@@ -1265,6 +1309,34 @@ fn h_08_what_is_no_listener() {
         assert!(matches!(listener.accept(anybody), Err(ChannelError::WouldBlock)));
         drop(listener);
         assert!(fs::symlink_metadata(directory.join("foreign")).unwrap().file_type().is_socket());
+    });
+}
+
+/// H-08: a filter that does not let a listener be asked or made close-on-exec is told as that, not as "no listener";
+/// the descriptor is closed.
+#[test]
+fn h_08_a_filter_that_forbids_to_ask() {
+    use nix::libc::{EPERM, F_GETFL, F_SETFD, SO_ACCEPTCONN, SO_DOMAIN, SO_TYPE, SYS_fcntl, SYS_getsockopt};
+    let number = |value: i32| u64::try_from(value).unwrap();
+    let questions = [
+        ("getsockopt(SO_DOMAIN)", SYS_getsockopt, (2, number(SO_DOMAIN))),
+        ("getsockopt(SO_TYPE)", SYS_getsockopt, (2, number(SO_TYPE))),
+        ("getsockopt(SO_ACCEPTCONN)", SYS_getsockopt, (2, number(SO_ACCEPTCONN))),
+        ("fcntl(F_GETFL)", SYS_fcntl, (1, number(F_GETFL))),
+        ("fcntl(F_SETFD)", SYS_fcntl, (1, number(F_SETFD))),
+    ];
+    common::alone("h_08_a_filter_that_forbids_to_ask", || {
+        let (_guard, directory) = common::directory();
+        // A filter is for good: the latest question to be forbidden is the first that is asked.
+        for (number, (question, system_call, condition)) in questions.into_iter().enumerate().rev() {
+            let before = common::open_fds();
+            let socket = UnixListener::bind(directory.join(number.to_string())).unwrap();
+            common::refuse(system_call, &[condition], EPERM);
+            let error = Listener::try_from(OwnedFd::from(socket)).unwrap_err();
+            let EndpointError::Os { call, source, .. } = &error else { unreachable!("{question}: {error}") };
+            assert_eq!((*call, source.raw_os_error()), (question, Some(EPERM)));
+            assert_eq!(common::open_fds(), before);
+        }
     });
 }
 

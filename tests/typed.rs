@@ -859,7 +859,8 @@ fn h_05_a_kernel_that_does_not_tell() {
     });
 }
 
-/// H-05: a worker that has locked itself down can take every type but a pidfd, for which its filter forbids the question.
+/// H-05: a worker that has locked itself down can take every type but a pidfd, for which its filter forbids the
+/// question.
 #[test]
 fn h_05_in_a_locked_worker() {
     common::alone("h_05_in_a_locked_worker", || {

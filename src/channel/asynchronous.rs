@@ -1,7 +1,8 @@
 //! `[both]` A channel whose calls wait in a tokio runtime instead of in the kernel.
 //!
-//! No call has a state of its own: it waits until the socket is ready, then does in one step what the channel can do without
-//! waiting, and begins anew. What a dropped future leaves behind is in the channel, where the next call finds it.
+//! No call has a state of its own: it waits until the socket is ready, then does in one step what the channel can do
+//! without waiting, and begins anew. What a dropped future leaves behind is in the channel, where the next call finds
+//! it.
 
 use std::fmt;
 use std::io;
@@ -24,21 +25,21 @@ use crate::sys::platform;
 ///
 /// * **A dropped receive** has taken no message. What it may have taken is a part of one, which happens on a
 ///   [`Kind::Stream`](super::Kind::Stream): that is kept in the channel, and the next receive goes on with it.
-/// * **A dropped send** has sent nothing, or, on a [`Kind::Stream`](super::Kind::Stream) only, has begun its message: then
-///   the descriptors are on their way, and the channel holds the rest of the bytes until the next send or
-///   [`flush`](Self::flush) by anybody, which sends them first. To know which, use [`begin`](Self::begin), which is
-///   `send` up to there: dropped, it has sent nothing; once it is ready, the message must not be sent again.
-///   [`give`](Self::give) tells by the descriptors.
-///
-/// * **Waiting.** As long as it takes: deadlines are `tokio::time::timeout`. The timeouts of the channel are not heeded, and
-///   O_NONBLOCK is neither needed nor touched, since it would hold for every holder of the socket. Where the kernel has no
-///   room for descriptors in flight, or no memory, of which polling does not tell, a send tries again every 1 to 64 ms.
-///   [`ChannelError::Congested`], [`ChannelError::WouldBlock`] and [`ChannelError::TimedOut`] are not among the errors of
-///   these calls.
-/// * **Runtime.** It needs an I/O driver, and no time driver: what is tried again is timed by a timer descriptor. Where none is
-///   free, and elsewhere than on Linux, it is tried again in each round of the runtime.
-/// * **Tasks.** Calls take `&self`, and any number of tasks can be in each. Messages do not mix; each is received by one task. Which
-///   task comes first is not said: on a full channel, one that sends without pause can keep the others waiting.
+/// * **A dropped send** has sent nothing, or, on a [`Kind::Stream`](super::Kind::Stream) only, has begun its message:
+///   then the descriptors are on their way, and the channel holds the rest of the bytes until the next send or
+///   [`flush`](Self::flush) by anybody, which sends them first. [`begin`](Self::begin) tells the two apart: dropped, it
+///   has sent nothing; once ready, the message has begun and must not be sent again. [`give`](Self::give) tells them
+///   apart by its descriptors.
+/// * **Waiting.** As long as it takes: deadlines are `tokio::time::timeout`. The timeouts of the channel are not
+///   heeded, and O_NONBLOCK is neither needed nor touched, since it would hold for every holder of the socket. Where
+///   the kernel has no room for descriptors in flight, or no memory, of which polling does not tell, a send tries again
+///   every 1 to 64 ms. [`ChannelError::Congested`], [`ChannelError::WouldBlock`] and [`ChannelError::TimedOut`] are not
+///   among the errors of these calls.
+/// * **Runtime.** It needs an I/O driver, and no time driver: what is tried again is timed by a timer descriptor. Where
+///   none is free, and elsewhere than on Linux, it is tried again in each round of the runtime.
+/// * **Tasks.** Calls take `&self`, and any number of tasks can be in each. Messages do not mix; each is received by
+///   one task. Which task comes first is not said: on a full channel, one that sends without pause can keep the others
+///   waiting.
 /// * **Blocking.** No call blocks the thread, unless somebody blocks in the channel itself, through
 ///   [`get_ref`](Self::get_ref).
 ///
@@ -65,7 +66,8 @@ pub struct AsyncChannel {
 }
 
 impl AsyncChannel {
-    /// Registers the channel with the runtime that this is called in. Its options are set before, through `&mut Channel`.
+    /// Registers the channel with the runtime that this is called in. Its options are set before, through
+    /// `&mut Channel`.
     ///
     /// # Errors
     /// The channel is closed.
@@ -81,14 +83,14 @@ impl AsyncChannel {
 
     /// Sends one message: `bytes`, and duplicates of `fds`. As [`Channel::send`].
     ///
-    /// Dropped before it is ready, it has sent nothing, or the next send or [`flush`](Self::flush) finishes the message;
-    /// [`begin`](Self::begin) lets one know which.
+    /// Dropped before it is ready, it has sent nothing, or the next send or [`flush`](Self::flush) finishes the
+    /// message; [`begin`](Self::begin) lets one know which.
     ///
     /// # Errors
     /// Nothing was sent, unless it says otherwise: [`ChannelError::Empty`], [`ChannelError::TooManyDescriptors`],
     /// [`ChannelError::TooLarge`], [`ChannelError::Disconnected`], [`ChannelError::Os`] as for [`Channel::send`].
     /// * [`ChannelError::Os`] also when the runtime has been shut down.
-    /// * [`ChannelError::Unfinished`]: that happened with part of the message sent: the channel holds the rest.
+    /// * [`ChannelError::Unfinished`]: an error came after part of the message was sent; the channel holds the rest.
     pub async fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
         match self.start(bytes, fds.iter().map(AsRawFd::as_raw_fd)).await? {
             Sent::Whole => Ok(()),
@@ -96,10 +98,11 @@ impl AsyncChannel {
         }
     }
 
-    /// As [`send`](Self::send), but gives the descriptors away: once they are sent, `fds` is empty and they are closed here.
+    /// As [`send`](Self::send), but gives the descriptors away: once they are sent, `fds` is empty and they are closed
+    /// here.
     ///
-    /// Dropped before it is ready, it has sent nothing and `fds` is as it was, or the descriptors are sent, `fds` is empty, and
-    /// the next send or [`flush`](Self::flush) finishes the message.
+    /// Dropped before it is ready, it has sent nothing and `fds` is as it was, or the descriptors are sent, `fds` is
+    /// empty, and the next send or [`flush`](Self::flush) finishes the message.
     ///
     /// # Errors
     /// As for [`send`](Self::send). `fds` is then as it was, but for an error in the middle of a message:
@@ -123,8 +126,8 @@ impl AsyncChannel {
         self.start(bytes, fds.iter().map(AsRawFd::as_raw_fd)).await.map(drop)
     }
 
-    /// Sends the rest of a message that has begun: one whose send was dropped, or that [`begin`](Self::begin) began. Ready
-    /// at once when there is none.
+    /// Sends the rest of a message that has begun: one whose send was dropped, or that [`begin`](Self::begin) began.
+    /// Ready at once when there is none.
     ///
     /// # Errors
     /// As for [`Channel::flush`]. After [`ChannelError::Os`] there is still something to flush.
@@ -150,8 +153,8 @@ impl AsyncChannel {
         self.when_ready(Interest::READABLE, |channel| channel.try_recv(packet)).await
     }
 
-    /// The channel, for its questions (who the peer is) and for what does not wait (`try_send`, `try_recv`). A call that
-    /// waits would block the thread, and the other tasks' calls on this channel with it.
+    /// The channel, for its questions (who the peer is) and for what does not wait (`try_send`, `try_recv`). A call
+    /// that waits would block the thread, and the other tasks' calls on this channel with it.
     #[must_use]
     pub fn get_ref(&self) -> &Channel {
         &self.registered.get_ref().0
@@ -185,7 +188,8 @@ impl AsyncChannel {
         })
     }
 
-    /// Attempts it whenever the socket is ready, until there is a result. Between two awaits is a whole attempt, or none.
+    /// Attempts it whenever the socket is ready, until there is a result. Between two awaits is a whole attempt, or
+    /// none.
     async fn when_ready<T>(
         &self,
         interest: Interest,
@@ -201,8 +205,8 @@ impl AsyncChannel {
                     let ready = guard.ready();
                     // Not if an event has come since: then there is something to attempt again.
                     guard.clear_ready();
-                    // "Closed" is for ever to tokio, though a datagram socket can be reconnected, and its other holders can
-                    // shut it down: nothing tells of readiness any more.
+                    // "Closed" is for ever to tokio, though a datagram socket can be reconnected, and its other holders
+                    // can shut it down: nothing tells of readiness any more.
                     if !(ready.is_read_closed() || ready.is_write_closed()) {
                         continue;
                     }
@@ -215,8 +219,8 @@ impl AsyncChannel {
         }
     }
 
-    /// Lets time pass. tokio's own timers need a time driver, and panic without. Where no timer descriptor is to be had it is
-    /// less: one round of the runtime.
+    /// Lets time pass. tokio's own timers need a time driver, and panic without. Where no timer descriptor is to be had
+    /// it is less: one round of the runtime.
     async fn pause(&self, time: Duration) {
         let timer = {
             let _here = self.runtime.enter();

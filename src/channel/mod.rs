@@ -437,8 +437,7 @@ impl Channel {
     }
 
     fn status_flags(&self) -> Result<OFlag, ChannelError> {
-        let flags = fcntl(&self.socket, FcntlArg::F_GETFL).map_err(|errno| os("fcntl(F_GETFL)", errno.into()))?;
-        Ok(OFlag::from_bits_retain(flags))
+        status_flags(self.as_fd()).map_err(|error| os("fcntl(F_GETFL)", error))
     }
 
     /// An error of the socket, by what the caller can do next. The errno of a dead peer differs by kind (K27).
@@ -521,6 +520,10 @@ impl From<Channel> for OwnedFd {
         }
         channel.socket
     }
+}
+
+fn status_flags(socket: BorrowedFd<'_>) -> io::Result<OFlag> {
+    Ok(OFlag::from_bits_retain(fcntl(socket, FcntlArg::F_GETFL)?))
 }
 
 /// An error of a system call. That there is no free descriptor is one to every call.

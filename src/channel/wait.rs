@@ -170,11 +170,7 @@ impl Channel {
         if remaining == Some(Duration::ZERO) {
             return Err(ChannelError::TimedOut);
         }
-        // In milliseconds, rounded up; one that does not fit is asked for again.
-        let timeout = remaining.map_or(PollTimeout::NONE, |remaining| {
-            let milliseconds = remaining.as_nanos().div_ceil(1_000_000);
-            i32::try_from(milliseconds).ok().and_then(|ms| PollTimeout::try_from(ms).ok()).unwrap_or(PollTimeout::MAX)
-        });
+        let timeout = remaining.map_or(PollTimeout::NONE, milliseconds);
         let waits = |waits| self.stream.iter().for_each(|stream| stream.waits(events, waits));
         waits(true);
         let result = poll(&mut [PollFd::new(self.as_fd(), events)], timeout);
@@ -184,6 +180,12 @@ impl Channel {
             Err(errno) => Err(os("poll", errno.into())),
         }
     }
+}
+
+/// Rounded up, so that the deadline has passed when poll(2) says so; one that does not fit is asked for again.
+pub(super) fn milliseconds(left: Duration) -> PollTimeout {
+    let whole = left.as_nanos().div_ceil(1_000_000);
+    i32::try_from(whole).ok().and_then(|whole| PollTimeout::try_from(whole).ok()).unwrap_or(PollTimeout::MAX)
 }
 
 /// The kernel has no room for descriptors in flight, or no memory (K9).

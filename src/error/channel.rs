@@ -200,6 +200,15 @@ pub enum EndpointError {
         /// What is there.
         what: &'static str,
     },
+    /// EMFILE: this process has no free descriptor for the socket, or for what a listener's path needs for a moment: close
+    /// some, or raise RLIMIT_NOFILE.
+    #[error("{asked}: {call}: this process's descriptor table is full (RLIMIT_NOFILE); close some, or raise the limit")]
+    DescriptorTableFull {
+        /// What was asked.
+        asked: String,
+        /// The system call.
+        call: &'static str,
+    },
     /// The descriptor that was to be a listener is none. It is closed.
     #[error("the descriptor is not a listener: {what}")]
     NotAListener {
@@ -229,6 +238,7 @@ impl From<EndpointError> for io::Error {
             EndpointError::WrongKind { .. } => return Self::from_raw_os_error(libc::EPROTOTYPE),
             EndpointError::InUse { .. } => return Self::from_raw_os_error(libc::EADDRINUSE),
             EndpointError::Occupied { .. } => io::ErrorKind::AlreadyExists,
+            EndpointError::DescriptorTableFull { .. } => return Self::from_raw_os_error(libc::EMFILE),
         };
         Self::new(kind, error)
     }

@@ -75,9 +75,13 @@ pub(super) fn error(asked: &str, call: &'static str, errno: Errno, kind: Kind) -
     }
 }
 
-/// An error of a call that says no more than its errno.
+/// An error of a call that has no other meaning at an address.
 pub(super) fn os(asked: &str, call: &'static str, source: io::Error) -> EndpointError {
-    EndpointError::Os { asked: asked.to_owned(), call, source }
+    let asked = asked.to_owned();
+    match source.raw_os_error() {
+        Some(libc::EMFILE) => EndpointError::DescriptorTableFull { asked, call },
+        _ => EndpointError::Os { asked, call, source },
+    }
 }
 
 /// `sun_path` has room for 108 bytes, one of which std keeps for a NUL.

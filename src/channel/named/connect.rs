@@ -25,6 +25,7 @@ impl Channel {
     ///   process.
     /// * [`EndpointError::WrongKind`]: a socket of another kind is there.
     /// * [`EndpointError::Unfit`]: the path cannot be an address: more than 107 bytes, or a NUL inside.
+    /// * [`EndpointError::DescriptorTableFull`]: this process has no free descriptor for the socket.
     /// * [`EndpointError::Os`]: anything else.
     pub fn connect(path: impl AsRef<Path>) -> Result<Self, EndpointError> {
         Self::connect_to(&address::of_path(path.as_ref(), VERB)?, Kind::SeqPacket)

@@ -10,13 +10,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, UnixAddr, bind, getsockname, socket};
 use nix::sys::stat::{Mode, fchmod};
 
 use super::place::{Claim, Place};
-use super::{Channel, Credentials, Kind, address, os, peer};
+use super::{Channel, Credentials, Kind, address, milliseconds, os, peer, status_flags};
 use crate::error::{ChannelError, EndpointError};
 use crate::sys::{platform, socket as sys};
 
@@ -57,7 +57,8 @@ use crate::sys::{platform, socket as sys};
 ///
 /// A file of no bytes at `<path>.lock` is taken for a lock file, whoever made it, and is removed in the end; one with
 /// content is `Occupied`. What remains is a program that knows nothing of the lock file and replaces the path in the
-/// moment between looking and removing: let all that listen at a path be of one make, or give each its own.
+/// moment between looking and removing: use this crate for every program that listens at the path, or give each its
+/// own.
 ///
 /// Dropping the listener removes the path, if it is still the socket that this listener made, and the lock file, and
 /// closes both. In a process that was forked from the one that bound it, dropping only closes, and the lock is held
@@ -196,7 +197,7 @@ impl Listener {
     }
 
     fn set_flag(&self) -> Result<(), ChannelError> {
-        let flags = status_flags(self.as_fd())?;
+        let flags = status_flags(self.as_fd()).map_err(|error| os("fcntl(F_GETFL)", error))?;
         if !flags.contains(OFlag::O_NONBLOCK) {
             fcntl(&self.socket, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))
                 .map_err(|errno| os("fcntl(F_SETFL)", errno.into()))?;
@@ -266,14 +267,16 @@ impl ListenerOptions {
     /// there](Listener#a-path-that-exists).
     ///
     /// # Errors
-    /// Nothing of the attempt is left.
+    /// Nothing of the attempt is left, unless another process removes or replaces the path meanwhile, or forbids to
+    /// look at it (lstat(2)).
     /// * [`EndpointError::InUse`]: somebody has the address.
     /// * [`EndpointError::Occupied`]: the path, or that of its lock file, is something else.
     /// * [`EndpointError::NotFound`]: no directory for the path.
     /// * [`EndpointError::PermissionDenied`]: this process cannot make files in it, or cannot see whether the path is
     ///   stale.
     /// * [`EndpointError::Unfit`]: [`Kind::Datagram`], a mode that is none, an unnamed address, a path of more than 107
-    ///   bytes.
+    ///   bytes, a mode that the file system or the missing /proc does not let the path have.
+    /// * [`EndpointError::DescriptorTableFull`]: this process has no free descriptors for the socket and its lock file.
     /// * [`EndpointError::Os`]: anything else.
     pub fn bind_addr(&self, address: &SocketAddr) -> Result<Listener, EndpointError> {
         let asked = address::asked(VERB, address);
@@ -285,11 +288,11 @@ impl ListenerOptions {
         }
         let socket = socket(AddressFamily::Unix, socket_type, SockFlag::SOCK_CLOEXEC, None)
             .map_err(|errno| address::os(&asked, "socket", errno.into()))?;
-        let place = match address.as_pathname() {
-            Some(path) => Some(self.bind_path(&socket, path, &name, &asked)?),
+        let (place, socket) = match address.as_pathname() {
+            Some(path) => self.bind_path(socket, path, &name, &asked).map(|(place, socket)| (Some(place), socket))?,
             None => {
                 self.bind_name(&socket, &name, &asked)?;
-                None
+                (None, socket)
             }
         };
         let backlog = self.backlog.try_into().unwrap_or(i32::MAX);
@@ -298,13 +301,19 @@ impl ListenerOptions {
     }
 
     /// Until listen(2), whoever connects is refused. The order is the point: lock, look, mode, bind, mode again.
-    fn bind_path(&self, socket: &OwnedFd, path: &Path, name: &UnixAddr, asked: &str) -> Result<Place, EndpointError> {
+    fn bind_path(
+        &self,
+        socket: OwnedFd,
+        path: &Path,
+        name: &UnixAddr,
+        asked: &str,
+    ) -> Result<(Place, OwnedFd), EndpointError> {
         let claim = Claim::of(path, name, self.kind, asked)?;
         // Linux makes the path with the mode of the socket, less the umask.
-        fchmod(socket, Mode::from_bits_truncate(self.mode))
+        fchmod(&socket, Mode::from_bits_truncate(self.mode))
             .map_err(|errno| address::os(asked, "fchmod", errno.into()))?;
-        self.bind_name(socket, name, asked)?;
-        claim.bound(self.mode, asked)
+        self.bind_name(&socket, name, asked)?;
+        claim.bound(socket, self.mode, asked)
     }
 
     fn bind_name(&self, socket: &OwnedFd, name: &UnixAddr, asked: &str) -> Result<(), EndpointError> {
@@ -332,23 +341,26 @@ impl TryFrom<OwnedFd> for Listener {
     type Error = EndpointError;
 
     /// # Errors
-    /// [`EndpointError::NotAListener`]; the descriptor is closed.
+    /// [`EndpointError::NotAListener`], or [`EndpointError::Os`]: the kernel, or who filters system calls, does not let
+    /// it be asked or set. The descriptor is closed.
     fn try_from(socket: OwnedFd) -> Result<Self, EndpointError> {
         let is_none = |what| EndpointError::NotAListener { what };
-        if platform::domain(socket.as_fd()).map_err(|_| is_none("not a socket"))? != libc::AF_UNIX {
+        let failed = |call| move |error| no_answer(call, error);
+        if platform::domain(socket.as_fd()).map_err(failed("getsockopt(SO_DOMAIN)"))? != libc::AF_UNIX {
             return Err(is_none("not a UNIX socket"));
         }
-        let kind = match sys::kind(socket.as_fd()) {
-            Ok(libc::SOCK_SEQPACKET) => Kind::SeqPacket,
-            Ok(libc::SOCK_STREAM) => Kind::Stream,
+        let kind = match sys::kind(socket.as_fd()).map_err(failed("getsockopt(SO_TYPE)"))? {
+            libc::SOCK_SEQPACKET => Kind::SeqPacket,
+            libc::SOCK_STREAM => Kind::Stream,
             _ => return Err(is_none("a datagram socket")),
         };
-        if !sys::is_listening(socket.as_fd()).is_ok_and(|listening| listening) {
+        if !sys::is_listening(socket.as_fd()).map_err(failed("getsockopt(SO_ACCEPTCONN)"))? {
             return Err(is_none("a socket that does not listen"));
         }
-        let nonblocking = status_flags(socket.as_fd()).is_ok_and(|flags| flags.contains(OFlag::O_NONBLOCK));
-        let _ = fcntl(&socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
-        Ok(Self { place: None, socket, kind, nonblocking: AtomicBool::new(nonblocking) })
+        let flags = status_flags(socket.as_fd()).map_err(failed("fcntl(F_GETFL)"))?;
+        platform::close_on_exec(&socket).map_err(failed("fcntl(F_SETFD)"))?;
+        let nonblocking = AtomicBool::new(flags.contains(OFlag::O_NONBLOCK));
+        Ok(Self { place: None, socket, kind, nonblocking })
     }
 }
 
@@ -363,15 +375,12 @@ impl fmt::Debug for Listener {
     }
 }
 
-fn status_flags(socket: BorrowedFd<'_>) -> Result<OFlag, ChannelError> {
-    let flags = fcntl(socket, FcntlArg::F_GETFL).map_err(|errno| os("fcntl(F_GETFL)", io::Error::from(errno)))?;
-    Ok(OFlag::from_bits_retain(flags))
-}
-
-/// Rounded up, so that the deadline has passed when poll(2) says so.
-fn milliseconds(left: Duration) -> PollTimeout {
-    let whole = i32::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX);
-    PollTimeout::try_from(whole).unwrap_or(PollTimeout::MAX)
+/// What is no socket says ENOTSOCK; what is open as a path only, EBADF.
+fn no_answer(call: &'static str, error: io::Error) -> EndpointError {
+    match error.raw_os_error() {
+        Some(libc::ENOTSOCK | libc::EBADF) => EndpointError::NotAListener { what: "not a socket" },
+        _ => address::os("taking a descriptor as a listener", call, error),
+    }
 }
 
 const VERB: &str = "listening at";

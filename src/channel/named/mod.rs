@@ -7,4 +7,5 @@ mod place;
 
 pub use listener::{Listener, ListenerOptions};
 
-use super::{Channel, Credentials, Kind, os, peer, time_value};
+use super::wait::milliseconds;
+use super::{Channel, Credentials, Kind, os, peer, status_flags, time_value};

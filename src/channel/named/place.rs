@@ -6,7 +6,7 @@
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process;
@@ -24,6 +24,8 @@ use crate::sys::lock;
 /// A path that is free, and stays so for everybody who asks here: its lock is held. Bind it now.
 pub(super) struct Claim {
     path: PathBuf,
+    name: UnixAddr,
+    kind: Kind,
     lock: Lock,
 }
 
@@ -45,24 +47,30 @@ impl Claim {
         beside.push(".lock");
         let lock = Lock::take(PathBuf::from(beside), asked)?;
         remove_stale(&path, name, kind, asked)?;
-        Ok(Self { path, lock })
+        Ok(Self { path, name: *name, kind, lock })
     }
 
-    /// After bind(2), and before listen(2), when nobody can have connected: gives the path the bits of `mode` that the
-    /// umask took away.
-    pub(super) fn bound(self, mode: u32, asked: &str) -> Result<Place, EndpointError> {
+    /// After bind(2) of `socket`, and before listen(2), when nobody can have connected: gives the path the bits of
+    /// `mode` that the umask took away.
+    pub(super) fn bound(self, socket: OwnedFd, mode: u32, asked: &str) -> Result<(Place, OwnedFd), EndpointError> {
         let there = fs::symlink_metadata(&self.path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => replaced(asked),
             _ => address::os(asked, "lstat", error),
         })?;
-        if !there.file_type().is_socket() || there.mode() & PERMISSIONS & !mode != 0 {
+        if !there.file_type().is_socket() {
             return Err(replaced(asked));
+        }
+        if there.mode() & PERMISSIONS & !mode != 0 {
+            // Ours or somebody's: once ours is closed, only ours is nobody's.
+            drop(socket);
+            let _ = remove_stale(&self.path, &self.name, self.kind, asked);
+            return Err(too_permissive(asked));
         }
         let place = Place { path: self.path, made: inode(&there), lock: self.lock };
         if there.mode() & PERMISSIONS != mode {
             place.widen(mode, asked)?;
         }
-        Ok(place)
+        Ok((place, socket))
     }
 }
 
@@ -227,6 +235,12 @@ fn names(path: &Path, made: Inode) -> bool {
 fn replaced(asked: &str) -> EndpointError {
     let how = "somebody replaced the path as soon as it was made; is its directory writable for others?";
     EndpointError::InUse { asked: asked.to_owned(), call: "bind", how }
+}
+
+fn too_permissive(asked: &str) -> EndpointError {
+    let why = "the path was made with more permissions than asked for: its file system adds some, or somebody replaced \
+               or changed it; use a directory of another file system, which only its owner can write to";
+    EndpointError::Unfit { asked: asked.to_owned(), why }
 }
 
 fn occupied(asked: &str, path: &Path, what: &'static str) -> EndpointError {

@@ -98,8 +98,10 @@ socket!(
     |socket| is_unix(socket, SocketType::Datagram)
 );
 
-/// A UNIX socket of any of the [kinds](Kind) that does not listen. The channel has the settings of a new one; the peer
-/// of one of [`Kind::Stream`] must be a `Channel` too.
+/// A UNIX socket of any of the [kinds](Kind) that does not listen. The channel's budget is that of a new one. The
+/// options of the socket (O_NONBLOCK, SO_RCVTIMEO, SO_SNDTIMEO, SO_PASSCRED and its like) are as the sender left them
+/// and stay shared with it: whoever keeps a duplicate can change them at any time, so wait with deadlines. The peer of
+/// a channel of [`Kind::Stream`] must be a `Channel` too.
 impl FromDescriptor for Channel {
     const EXPECTED: &'static str = "a UNIX socket that does not listen";
 

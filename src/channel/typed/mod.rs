@@ -44,18 +44,28 @@
 //! # What a check is worth
 //!
 //! File type and access mode of a descriptor never change, seals only grow, and a socket stays what it is (but that
-//! IPV6_ADDRFORM can make an IPv6 socket an IPv4 one, and both are taken alike). The rest is a fact of one moment, because
-//! the sender can keep a duplicate: a socket can begin or cease to listen, and whether it is connected is not even asked.
-//! O_NONBLOCK and the offset are shared with the sender for good (K5).
+//! IPV6_ADDRFORM can make an IPv6 socket an IPv4 one, and both are taken alike). The rest is a fact of one moment,
+//! because the sender can keep a duplicate: a socket can begin or cease to listen, and whether it is connected is not
+//! even asked. O_NONBLOCK, the offset and a socket's options are shared with the sender for good (K5).
 //!
 //! A regular file is no promise about the file system: the files of /proc, of namespaces (`/proc/self/ns`) and of FUSE
-//! are regular too, and reading one of FUSE waits for whoever serves it, as closing it can. The checks themselves do
-//! not wait.
+//! are regular too, and reading one of FUSE waits for whoever serves it. The checks themselves do not wait.
+//!
+//! Closing can wait, and whoever sent the descriptor can choose for how long (K42): the last reference to a TCP socket
+//! with SO_LINGER and unsent data, or a file of FUSE. For TCP it makes no difference whether this process closes the
+//! socket or the kernel discards a surplus one while it receives. Only
+//! [`refuse_descriptors`](crate::Channel::refuse_descriptors) (SO_PASSRIGHTS) keeps such descriptors out.
+//!
+//! # System calls of the checks
 //!
 //! Each check takes a few system calls and no heap; of the types, `Vec` and a [`Channel`] of
-//! [`Kind::Stream`](crate::Kind::Stream) allocate. Who writes a system-call filter allows statx, fcntl (F_GETFL,
-//! F_GET_SEALS), getsockopt, for memfds that have no seals to tell them by memfd_create, and for pidfds waitid, which
-//! the [sandbox](crate::Sandbox) of this crate forbids: a worker gets ENOSYS for every [`PidFd`].
+//! [`Kind::Stream`](crate::Kind::Stream) allocate. A system-call filter must allow:
+//!
+//! * statx, fcntl (F_GETFL, F_GET_SEALS) and getsockopt, for all types;
+//! * memfd_create, for a [`Memfd`] whose seals do not tell it from another file;
+//! * waitid, for a [`PidFd`].
+//!
+//! The [sandbox](crate::Sandbox) of this crate forbids waitid: in a worker every [`PidFd`] check is ENOSYS.
 //!
 //! [`File`]: std::fs::File
 //! [`TcpListener`]: std::net::TcpListener
