@@ -1340,6 +1340,28 @@ fn h_08_a_filter_that_forbids_to_ask() {
     });
 }
 
+/// H-08: where files cannot be locked (ENOLCK, as on some network file systems), nothing is left of the attempt; a lock file that
+/// was there stays.
+#[test]
+fn h_08_no_locks() {
+    common::alone("h_08_no_locks", || {
+        let (_guard, directory) = common::directory();
+        common::refuse(nix::libc::SYS_flock, &[], nix::libc::ENOLCK);
+        let lock = directory.join("socket.lock");
+        for there in [false, true] {
+            if there {
+                fs::write(&lock, "").unwrap();
+            }
+            let before = common::open_fds();
+            let error = Listener::bind(directory.join("socket")).unwrap_err();
+            assert!(error.to_string().contains("flock"), "{error}");
+            let names: Vec<_> = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            assert_eq!(names, if there { vec!["socket.lock"] } else { vec![] });
+            assert_eq!(common::open_fds(), before);
+        }
+    });
+}
+
 /// K16: of a pair, both ends name who made it, whoever holds them: the child that has one finds its parent there, and
 /// so does the parent, which finds itself.
 #[test]

@@ -124,13 +124,18 @@ impl Lock {
     fn take(path: PathBuf, asked: &str) -> Result<Self, EndpointError> {
         let in_use = |how| EndpointError::InUse { asked: asked.to_owned(), call: "flock", how };
         for _ in 0..ATTEMPTS {
-            let Some(file) = open_lock(&path, asked)? else { continue };
+            let Some((file, made)) = open_lock(&path, asked)? else { continue };
             let there = file.metadata().map_err(|error| address::os(asked, "fstat of its lock file", error))?;
             if !there.is_file() || there.len() != 0 {
                 return Err(occupied(asked, &path, "it is no lock file, which is a file of no bytes"));
             }
-            let free =
-                lock::try_exclusive(&file).map_err(|error| address::os(asked, "flock of its lock file", error))?;
+            let free = lock::try_exclusive(&file).map_err(|error| {
+                // Where files cannot be locked, nobody else has locked it.
+                if made && names(&path, inode(&there)) {
+                    let _ = fs::remove_file(&path);
+                }
+                address::os(asked, "flock of its lock file", error)
+            })?;
             if !free {
                 return Err(in_use("another listener holds its lock file"));
             }
@@ -155,19 +160,19 @@ impl Drop for Lock {
     }
 }
 
-/// Opens the lock file or makes it; `None` when it came or went between the two. Never with O_CREAT alone: in a sticky
+/// Opens the lock file or makes it, and says which; `None` when it came or went between the two. Never with O_CREAT alone: in a sticky
 /// directory that others can write to, Linux refuses that for a file of another user, even to root
 /// (fs.protected_regular).
-fn open_lock(path: &Path, asked: &str) -> Result<Option<File>, EndpointError> {
+fn open_lock(path: &Path, asked: &str) -> Result<Option<(File, bool)>, EndpointError> {
     let mut options = OpenOptions::new();
     // O_NONBLOCK: a FIFO there must not make this wait.
     options.read(true).write(true).mode(0o600).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
     let result = match options.open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => match options.create_new(true).open(path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
-            result => result,
+            result => result.map(|file| (file, true)),
         },
-        result => result,
+        result => result.map(|file| (file, false)),
     };
     result.map(Some).map_err(|error| match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
         Errno::ELOOP => occupied(asked, path, "it is a symbolic link, not a lock file"),
