@@ -1175,7 +1175,7 @@ fn binding(kind: Kind) -> Step {
         failed(options().bind(root.join("long".repeat(50))), "Unfit");
         // The lock, the directory and the socket, or some of them.
         let filling = leave_free(&null, number % 2);
-        failed(options().bind(root.join("new")), "Os");
+        failed(options().bind(root.join("new")), "DescriptorTableFull");
         drop(filling);
         assert!(!root.join("new").exists());
         drop(options().bind(root.join("new")).unwrap());
@@ -1202,7 +1202,7 @@ fn connecting(kind: Kind) -> Step {
         failed(Channel::connect_to(&path, Kind::Datagram), "Unfit");
         failed(Channel::connect_deadline(&full, kind, Instant::now()), "QueueFull");
         let filling = leave_free(&null, 0);
-        failed(Channel::connect_to(&path, kind), "Os");
+        failed(Channel::connect_to(&path, kind), "DescriptorTableFull");
         drop(filling);
         let connected = Channel::connect_to(&path, kind).unwrap();
         let accepted = listener.accept(|_| true).unwrap();

@@ -7,5 +7,6 @@ mod place;
 
 pub use listener::{Listener, ListenerOptions};
 
+use super::settings::time_value;
 use super::wait::milliseconds;
-use super::{Channel, Credentials, Kind, os, peer, status_flags, time_value};
+use super::{Channel, Credentials, Kind, os, peer, status_flags};
