@@ -435,3 +435,46 @@ fn h_06_a_stream_cut_short_by_a_timeout() {
     raw.write_all(&[5]).unwrap();
     assert_eq!(receive(&channel).unwrap().0, [1, 2, 3, 4, 5]);
 }
+
+/// H-16, K1: empty messages of a peer that is no `Channel`, and has gone, do not hide what is queued behind them.
+#[test]
+fn h_16_k1_behind_empty_messages() {
+    let null = File::open("/dev/null").unwrap();
+    let (one, other) = pair(Kind::SeqPacket);
+    for message in [&b""[..], b"", b"the grant"] {
+        let fds: &[BorrowedFd<'_>] = if message.is_empty() { &[] } else { &[null.as_fd()] };
+        fdbroker::raw::send(&one, message, fds).unwrap();
+    }
+    drop(one);
+    let received: Vec<_> = std::iter::from_fn(|| receive(&other).ok()).collect();
+    let received: Vec<_> = received.iter().map(|(bytes, fds)| (&bytes[..], fds.len())).collect();
+    assert_eq!(received, [(&b""[..], 0), (b"", 0), (b"the grant", 1)]);
+    assert!(matches!(receive(&other), Err(ChannelError::Disconnected)));
+}
+
+/// H-16, K17: a datagram end that another holder of it has shut down is at its end: no empty messages without end, and no
+/// deadline that is waited for in a loop.
+#[test]
+fn h_16_k17_a_datagram_end_that_was_shut_down() {
+    let (one, other) = pair(Kind::Datagram);
+    let elsewhere = UnixDatagram::from(one.as_fd().try_clone_to_owned().unwrap());
+    other.send(b"before", &[]).unwrap();
+    elsewhere.shutdown(std::net::Shutdown::Both).unwrap();
+    assert_eq!(receive(&one).unwrap().0, b"before");
+    let late = Instant::now() + LONG;
+    for _ in 0..2 {
+        assert!(matches!(receive(&one), Err(ChannelError::Disconnected)));
+        assert!(matches!(one.recv_deadline(&mut Packet::new(), late), Err(ChannelError::Disconnected)));
+    }
+}
+
+/// H-01: a socket that listens is no channel, nor is one of another family.
+#[test]
+fn h_01_of_no_other_socket() {
+    let directory = tempfile::tempdir().unwrap();
+    let listener = std::os::unix::net::UnixListener::bind(directory.path().join("socket")).unwrap();
+    let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    for fd in [OwnedFd::from(listener), tcp.into(), File::open("/dev/null").unwrap().into()] {
+        assert!(matches!(Channel::try_from(fd), Err(ChannelError::NotASocket)));
+    }
+}

@@ -571,3 +571,15 @@ fn h_06_p_02_a_smaller_packet_for_the_rest() {
     let result = receiver.recv_many(&mut Packet::with_capacity(100), 254);
     assert!(matches!(result, Err(ChannelError::TooLarge)), "{result:?}");
 }
+
+/// H-06: a timeout of more seconds than a clock has, which whoever shared the socket can have set, is "for ever" and no overflow.
+#[test]
+fn h_06_a_timeout_of_ages() {
+    let (sender, receiver) = pair(Kind::Stream);
+    let ages = nix::sys::time::TimeVal::new(9_000_000_000_000_000, 0);
+    nix::sys::socket::setsockopt(&receiver, nix::sys::socket::sockopt::ReceiveTimeout, &ages).unwrap();
+    sender.send_many(b"now", &[]).unwrap();
+    let mut packet = Packet::new();
+    receiver.recv_many(&mut packet, 0).unwrap();
+    assert_eq!(packet.bytes(), b"now");
+}

@@ -6,7 +6,7 @@ mod common;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -379,4 +379,33 @@ fn h_06_not_behind_another_thread() {
         raw.read_exact(&mut bytes).unwrap();
         assert!(bytes == large);
     });
+}
+
+/// H-15: a socket that is taken out of a channel in the middle of a message, in either direction, can be used for no other: its peer
+/// would take that for the rest of this one.
+#[test]
+fn h_15_taken_out_in_the_middle() {
+    let (one, other) = Channel::pair_of(Kind::Stream).unwrap();
+    assert!(matches!(one.try_send(&vec![1; 4 << 20], &[]), Err(ChannelError::Unfinished)));
+    let again = Channel::try_from(OwnedFd::from(one)).unwrap();
+    assert!(matches!(again.try_send(&vec![2; 4 << 20], &[]), Err(ChannelError::Disconnected)));
+    let mut packet = Packet::with_capacity(4 << 20);
+    assert!(matches!(other.recv(&mut packet), Err(ChannelError::Disconnected)));
+
+    let (mut raw, channel) = raw();
+    raw.write_all(&frame(8, 0, b"\x04\0\0\0")).unwrap();
+    assert!(matches!(channel.try_recv(&mut packet), Err(ChannelError::WouldBlock)));
+    let again = Channel::try_from(OwnedFd::from(channel)).unwrap();
+    let _ = raw.write_all(b"\0\0\0\0abcd");
+    assert!(matches!(again.recv(&mut packet), Err(ChannelError::Disconnected)));
+
+    // Between messages it is as good as before.
+    let (one, other) = Channel::pair_of(Kind::Stream).unwrap();
+    one.send(b"first", &[]).unwrap();
+    let again = Channel::try_from(OwnedFd::from(one)).unwrap();
+    again.send(b"second", &[]).unwrap();
+    for message in [&b"first"[..], b"second"] {
+        other.recv(&mut packet).unwrap();
+        assert_eq!(packet.bytes(), message);
+    }
 }
