@@ -399,7 +399,7 @@ fn k5_offset_and_o_nonblock_are_shared() {
         let (sender, receiver) = pair(kind);
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"0123456789").unwrap();
-        let (pipe, _writer) = std::io::pipe().unwrap();
+        let (pipe, _writer) = nix::unistd::pipe().unwrap();
         sender.send(b"x", &[file.as_fd(), pipe.as_fd()]).unwrap();
         let mut packet = Packet::new();
         receiver.recv(&mut packet).unwrap();

@@ -42,7 +42,7 @@ impl Channel {
 
     /// How long a receive waits for a message before it answers [`ChannelError::TimedOut`]; `None` is for ever.
     /// Rounded up to a microsecond. Holds for the socket, as O_NONBLOCK does (SO_RCVTIMEO). It is counted anew for each piece of
-    /// a message that arrives in pieces, which happens on a [`Kind::Stream`]: [`recv_deadline`](Self::recv_deadline) is
+    /// a message that arrives in pieces, which happens on a [`Kind::Stream`](super::Kind::Stream): [`recv_deadline`](Self::recv_deadline) is
     /// for the whole message.
     ///
     /// # Errors
