@@ -1,7 +1,7 @@
 //! Two processes, one channel: the smallest thing to do with this crate.
 //!
-//! The parent opens a file and a listening socket and hands both over to its child, a process of its own, which serves the one
-//! through the other.
+//! The parent opens a file and a listening socket and hands both over to its child, a process of its own, which serves
+//! the one through the other.
 //!
 //! ```text
 //! cargo run --example pair
@@ -22,7 +22,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn parent() -> Result<(), Box<dyn Error>> {
-    // Each process holds one end, and so each is told when the other is gone. The child finds its own as standard input.
+    // Each process holds one end, and so each is told when the other is gone. The child finds its own as standard
+    // input.
     let (ours, theirs) = Channel::pair()?;
     let mut child = Command::new(std::env::current_exe()?).arg("child").stdin(OwnedFd::from(theirs)).spawn()?;
 

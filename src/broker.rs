@@ -27,8 +27,9 @@ pub struct Broker {
 
 type Audit = dyn Fn(&Record<'_>) + Send + Sync;
 
-/// Bytes of replies that may wait for a worker (SO_SNDBUF; the kernel counts its own overhead and doubles it). It bounds
-/// the descriptors that one worker can have in flight to about a dozen: the kernel counts them for the broker's whole user.
+/// Bytes of replies that may wait for a worker (SO_SNDBUF; the kernel counts its own overhead and doubles it). It
+/// bounds the descriptors that one worker can have in flight to about a dozen: the kernel counts them for the broker's
+/// whole user.
 const REPLY_BUFFER: usize = 4 * 1024;
 
 /// How long to wait before asking again whether there is room for a descriptor in flight: the kernel does not tell.
@@ -42,8 +43,8 @@ impl Broker {
     }
 
     /// Calls `audit` with one record for every request, and one for the end of every worker's service. It is called on
-    /// the worker's thread, after the decision and before the reply; a panic in it ends that worker's service. `println!` and
-    /// `eprintln!` panic when they cannot write.
+    /// the worker's thread, after the decision and before the reply; a panic in it ends that worker's service.
+    /// `println!` and `eprintln!` panic when they cannot write.
     #[must_use]
     pub fn audit(mut self, audit: impl Fn(&Record<'_>) + Send + Sync + 'static) -> Self {
         self.audit = Arc::new(audit);
@@ -246,10 +247,10 @@ impl Desk {
         }
     }
 
-    /// The kernel counts the descriptors that wait in all queues together for the broker's whole user (K9), so workers that
-    /// do not read can leave no room for another's. Who has unread replies is given up after the reply timeout, as if the
-    /// queue were full. Who has none waits for that to happen: twice as long, and asks more often than they do, so as to
-    /// come first when there is room. If there still is none, that is no fault, and the worker is told.
+    /// The kernel counts the descriptors that wait in all queues together for the broker's whole user (K9), so workers
+    /// that do not read can leave no room for another's. Who has unread replies is given up after the reply timeout, as
+    /// if the queue were full. Who has none waits for that to happen: twice as long, and asks more often than they do,
+    /// so as to come first when there is room. If there still is none, that is no fault, and the worker is told.
     fn grant(&self, id: u64, fd: BorrowedFd<'_>) -> Result<(), ChannelError> {
         let mut since = None;
         loop {

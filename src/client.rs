@@ -42,13 +42,13 @@ struct Exchange {
 const GREETING: Duration = Duration::from_secs(10);
 
 impl Client {
-    /// Takes the channel that [`Sandbox`](crate::Sandbox) put on standard input, greets the broker, and puts an empty pipe in
-    /// the channel's place: whoever reads standard input later sees its end.
+    /// Takes the channel that [`Sandbox`](crate::Sandbox) put on standard input, greets the broker, and puts an empty
+    /// pipe in the channel's place: whoever reads standard input later sees its end.
     ///
     /// # Errors
     /// [`ClientError::NoChannel`]: standard input is something else. [`ClientError::Channel`],
-    /// [`ClientError::NotABroker`]: nobody who speaks this version of the protocol is at the other end, or said nothing for
-    /// 10 seconds. Standard input is then what it was, but a socket has been sent the greeting.
+    /// [`ClientError::NotABroker`]: nobody who speaks this version of the protocol is at the other end, or said nothing
+    /// for 10 seconds. Standard input is then what it was, but a socket has been sent the greeting.
     pub fn from_stdin() -> Result<Self, ClientError> {
         let no_channel = |call| move |source: io::Error| ClientError::NoChannel(ChannelError::Os { call, source });
         let stdin = io::stdin().as_fd().try_clone_to_owned().map_err(no_channel("fcntl(F_DUPFD_CLOEXEC)"))?;
@@ -68,8 +68,8 @@ impl Client {
         Ok(client)
     }
 
-    /// A client over a channel that came in another way. It should be of [`Kind::SeqPacket`] or [`Kind::Stream`]: a datagram channel does
-    /// not tell when the broker is gone.
+    /// A client over a channel that came in another way. It should be of [`Kind::SeqPacket`] or [`Kind::Stream`]: a
+    /// datagram channel does not tell when the broker is gone.
     #[must_use]
     pub fn new(mut channel: Channel) -> Self {
         channel.set_max_fds(1);

@@ -1,5 +1,5 @@
-// What the names in the README link to in the documentation. Of two definitions the first counts: those at the end of the
-// README are for readers of the repository.
+// What the names in the README link to in the documentation. Of two definitions the first counts: those at the end of
+// the README are for readers of the repository.
 #![cfg_attr(target_os = "linux", doc = include_str!("links.md"))]
 #![cfg_attr(feature = "tokio", doc = "[`AsyncChannel`]: crate::AsyncChannel")]
 //!

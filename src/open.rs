@@ -79,7 +79,8 @@ fn open_beneath(root: &Root, name: &[u8], right: Right, mode: Mode) -> Result<Ow
     let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS;
     let flags = access | OFlag::O_CLOEXEC | OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
     let how = OpenHow::new().flags(flags).mode(mode).resolve(resolve);
-    // A rename elsewhere can make the kernel unsure whether the walk stayed beneath the root; it then asks for another try.
+    // A rename elsewhere can make the kernel unsure whether the walk stayed beneath the root; it then asks for another
+    // try.
     for _ in 0..RETRIES {
         match openat2(root, name, how) {
             Err(Errno::EAGAIN | Errno::EINTR) => {}
@@ -93,9 +94,9 @@ fn open_beneath(root: &Root, name: &[u8], right: Right, mode: Mode) -> Result<Ow
 /// seen to ask even once (K13).
 const RETRIES: usize = 64;
 
-/// tempfile wants a name for the directory: this one is of the directory that was pinned. The mode is set because tempfile
-/// leaves it to the broker's umask, and a file without a name can still be opened again through /proc by who may look into a
-/// holder of it.
+/// tempfile wants a name for the directory: this one is of the directory that was pinned. The mode is set because
+/// tempfile leaves it to the broker's umask, and a file without a name can still be opened again through /proc by who
+/// may look into a holder of it.
 fn scratch(root: &Root) -> Result<OwnedFd, Refusal> {
     let directory = format!("/proc/self/fd/{}", root.as_fd().as_raw_fd());
     let fd = OwnedFd::from(tempfile::tempfile_in(directory).map_err(failed)?);

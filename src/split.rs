@@ -63,8 +63,8 @@ impl Split {
         Self { sandbox: Vec::new(), broker: Broker::new(), announce: Box::new(|_| {}) }
     }
 
-    /// Changes the sandbox: its user, its environment, where its output goes. Called in the first process only, after the
-    /// policy has been made.
+    /// Changes the sandbox: its user, its environment, where its output goes. Called in the first process only, after
+    /// the policy has been made.
     #[must_use]
     pub fn sandbox(mut self, change: impl FnOnce(Sandbox) -> Sandbox + 'static) -> Self {
         self.sandbox.push(Box::new(change));
@@ -89,17 +89,17 @@ impl Split {
     /// worker must not know.
     ///
     /// **In the process that the user started** it makes the policy, starts the same program again with the same
-    /// arguments as the sandboxed worker, and serves it. It does not return then: when the worker ends, so does this process,
-    /// with its exit status, or with 128 and the number of the signal that killed it. SIGHUP, SIGINT, SIGQUIT, SIGTERM,
-    /// SIGUSR1 and SIGUSR2 are passed on to the worker, unless the terminal has sent them to both already. A worker that
-    /// commits a [`Fault`] is killed, with a line on standard error.
+    /// arguments as the sandboxed worker, and serves it. It does not return then: when the worker ends, so does this
+    /// process, with its exit status, or with 128 and the number of the signal that killed it. SIGHUP, SIGINT, SIGQUIT,
+    /// SIGTERM, SIGUSR1 and SIGUSR2 are passed on to the worker, unless the terminal has sent them to both already. A
+    /// worker that commits a [`Fault`] is killed, with a line on standard error.
     ///
     /// **In the worker** it returns the client, after [`lockdown`]. The worker is a new process image, not a fork:
     /// nothing of the broker's memory is in it, and its address layout is another.
     ///
-    /// The worker knows that it is one by a variable in its environment. Whoever forges that gains nothing: the process must
-    /// have no_new_privs and a system-call filter already, neither of which a program can have by accident or give its
-    /// starter more rights through, and a broker must answer at its standard input.
+    /// The worker knows that it is one by a variable in its environment. Whoever forges that gains nothing: the process
+    /// must have no_new_privs and a system-call filter already, neither of which a program can have by accident or give
+    /// its starter more rights through, and a broker must answer at its standard input.
     ///
     /// # Errors
     /// [`SplitError`]. In the first process no worker is left running then; in the worker: end the process.
@@ -195,8 +195,8 @@ impl fmt::Debug for Split {
 
 fn become_worker() -> Result<Client, SplitError> {
     let not_a_worker = |what: &dyn fmt::Display| SplitError::NotAWorker { variable: MARKER, what: what.to_string() };
-    // Set before a set-user-ID program was executed, no_new_privs kept it from gaining anything; and nothing can take it
-    // off. So whoever gets past this point by forgery holds no right that the forger did not have.
+    // Set before a set-user-ID program was executed, no_new_privs kept it from gaining anything; and nothing can take
+    // it off. So whoever gets past this point by forgery holds no right that the forger did not have.
     if !prctl::get_no_new_privs().unwrap_or(false) {
         return Err(not_a_worker(&"no_new_privs is not set"));
     }
@@ -226,8 +226,8 @@ fn pass_signals_on(signals: &SignalFd, worker: Pid) {
     }
 }
 
-/// On the process's standard error: it is the split's own. The worker may share it, and may have filled it up or made it
-/// non-blocking, so this comes after the kill, and its failure is no panic.
+/// On the process's standard error: it is the split's own. The worker may share it, and may have filled it up or made
+/// it non-blocking, so this comes after the kill, and its failure is no panic.
 fn complain(fault: &Fault) {
     let _ = writeln!(io::stderr(), "fdbroker: the worker is killed: {}", fault.to_string().escape_debug());
 }

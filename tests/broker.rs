@@ -50,8 +50,8 @@ fn p_05_an_empty_packet_is_no_hang_up() {
     assert_eq!(malformed(service), Malformed::Short(0));
 }
 
-/// P-05: an empty packet that carries a descriptor is refused by the kernel to its sender, and the service goes on; on a
-/// kernel that lets it through, it is closed and the service ended.
+/// P-05: an empty packet that carries a descriptor is refused by the kernel to its sender, and the service goes on; on
+/// a kernel that lets it through, it is closed and the service ended.
 #[test]
 fn p_05_an_empty_packet_with_a_descriptor() {
     if !alone("p_05_an_empty_packet_with_a_descriptor") {
@@ -101,7 +101,8 @@ fn p_06_an_unknown_verb_is_answered() {
     ended(service).unwrap();
 }
 
-/// P-06, P-02: what is not of this version, or lies about itself, ends the channel: without an answer, with the reason told.
+/// P-06, P-02: what is not of this version, or lies about itself, ends the channel: without an answer, with the reason
+/// told.
 #[test]
 fn p_06_p_02_what_is_malformed_ends_the_channel() {
     type Spoil = fn(&mut Vec<u8>);
@@ -202,8 +203,8 @@ fn p_07_the_kernel_refuses_descriptors_to_their_sender() {
     ended(service).unwrap();
 }
 
-/// P-07, P-08: where the kernel lets descriptors through, none is kept however many there are and whatever the header says
-/// of them, and the service ends.
+/// P-07, P-08: where the kernel lets descriptors through, none is kept however many there are and whatever the header
+/// says of them, and the service ends.
 #[test]
 fn p_07_p_08_descriptors_that_arrive_are_closed() {
     if !alone("p_07_p_08_descriptors_that_arrive_are_closed") {
@@ -242,8 +243,8 @@ fn holders(path: &std::path::Path) -> usize {
     links.filter(|target| target == path).count()
 }
 
-/// P-07: descriptors that were on their way before the broker took the channel still arrive, on any kernel: they are closed
-/// and end the service.
+/// P-07: descriptors that were on their way before the broker took the channel still arrive, on any kernel: they are
+/// closed and end the service.
 #[test]
 fn p_07_descriptors_that_were_sent_before_the_service_began() {
     if !alone("p_07_descriptors_that_were_sent_before_the_service_began") {

@@ -1,5 +1,5 @@
-//! How many descriptors come in: no more than this end allows, whatever the sender does with its control data, and each one with
-//! the message that it was sent with.
+//! How many descriptors come in: no more than this end allows, whatever the sender does with its control data, and each
+//! one with the message that it was sent with.
 #![allow(unsafe_code, clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
 mod common;
@@ -60,9 +60,9 @@ fn send_blocks(socket: impl AsFd, bytes: &[u8], blocks: &[&[RawFd]]) -> nix::Res
 
 // ------------------------------------------------------------------------------------------------------- the budget
 
-/// H-13, K20: one message of 253 descriptors does not fill a table that has just more room than the budget: the error is "too
-/// many", not "table full", whichever budget; afterwards there is as much room as before. That it can fail: a budget of 253
-/// is the full table.
+/// H-13, K20: one message of 253 descriptors does not fill a table that has just more room than the budget: the error
+/// is "too many", not "table full", whichever budget; afterwards there is as much room as before. That it can fail: a
+/// budget of 253 is the full table.
 #[test]
 fn h_13_k20_the_table_is_not_filled() {
     common::alone_with(64, "h_13_k20_the_table_is_not_filled", || {
@@ -94,8 +94,8 @@ fn h_13_k20_the_table_is_not_filled() {
     });
 }
 
-/// H-13, K20: while message after message comes over the budget, another thread can open its files, though there are hardly more free
-/// numbers than the budget.
+/// H-13, K20: while message after message comes over the budget, another thread can open its files, though there are
+/// hardly more free numbers than the budget.
 #[test]
 fn h_13_k20_others_can_open_files() {
     common::alone_with(64, "h_13_k20_others_can_open_files", || {
@@ -124,8 +124,8 @@ fn h_13_k20_others_can_open_files() {
     });
 }
 
-/// P-09, K4, K19: for each budget, odd and even, a surplus of one to nine never slips into padding: it is "too many", and all is
-/// closed. By hostile senders too, who cut their control data as they like.
+/// P-09, K4, K19: for each budget, odd and even, a surplus of one to nine never slips into padding: it is "too many",
+/// and all is closed. By hostile senders too, who cut their control data as they like.
 #[test]
 fn p_09_k4_k19_nothing_in_the_padding() {
     common::alone_with(1024, "p_09_k4_k19_nothing_in_the_padding", || {
@@ -191,8 +191,8 @@ fn p_13_k7_two_blocks() {
     });
 }
 
-/// K2, K21: what the receiver's full table costs, the sender never learns: each of its sends is a success. The receiver learns it
-/// each time, and the bytes are not delivered without their descriptors.
+/// K2, K21: what the receiver's full table costs, the sender never learns: each of its sends is a success. The receiver
+/// learns it each time, and the bytes are not delivered without their descriptors.
 #[test]
 fn k2_k21_the_sender_never_learns() {
     common::alone_with(64, "k2_k21_the_sender_never_learns", || {
@@ -223,8 +223,8 @@ fn k2_k21_the_sender_never_learns() {
     });
 }
 
-/// P-08: a stream's header that says one, two or seventeen descriptors fewer than came, or one more, for each number from 1 to
-/// 253: the peer is cut off, all is closed, and a channel beside it is not hurt.
+/// P-08: a stream's header that says one, two or seventeen descriptors fewer than came, or one more, for each number
+/// from 1 to 253: the peer is cut off, all is closed, and a channel beside it is not hurt.
 #[test]
 fn p_08_declared_and_actual() {
     common::alone_with(1024, "p_08_declared_and_actual", || {
@@ -256,8 +256,8 @@ fn p_08_declared_and_actual() {
     });
 }
 
-/// P-14, K10: many messages are queued, some with a descriptor, some with more, some without: each has its own when it is
-/// received, glued or not.
+/// P-14, K10: many messages are queued, some with a descriptor, some with more, some without: each has its own when it
+/// is received, glued or not.
 #[test]
 fn p_14_each_descriptor_with_its_message() {
     common::alone_with(1024, "p_14_each_descriptor_with_its_message", || {
@@ -282,8 +282,8 @@ fn p_14_each_descriptor_with_its_message() {
 
 // --------------------------------------------------------------------------------------------------------- refusing
 
-/// K18, K29: an end that refuses descriptors: their sender gets EPERM and nothing arrives; plain messages do, and the other
-/// direction is as it was. What was queued before meets the budget of 0, is closed, and the channel goes on.
+/// K18, K29: an end that refuses descriptors: their sender gets EPERM and nothing arrives; plain messages do, and the
+/// other direction is as it was. What was queued before meets the budget of 0, is closed, and the channel goes on.
 #[test]
 fn k18_k29_refused_at_the_sender() {
     common::alone("k18_k29_refused_at_the_sender", || {
@@ -359,8 +359,8 @@ fn k29_accepted_sockets_inherit_it() {
     assert_eq!(packet.fds().len(), 1);
 }
 
-/// K18, K29: on a kernel without SO_PASSRIGHTS the answer is "no", and each message with descriptors is "too many" at receipt,
-/// closed, on a channel that goes on. Another failure of the call is an error.
+/// K18, K29: on a kernel without SO_PASSRIGHTS the answer is "no", and each message with descriptors is "too many" at
+/// receipt, closed, on a channel that goes on. Another failure of the call is an error.
 #[test]
 fn k18_k29_refused_at_receipt() {
     common::alone("k18_k29_refused_at_receipt", || {
@@ -437,8 +437,8 @@ fn k24_descriptors_without_bytes() {
     assert_eq!((packet.bytes().len(), packet.fds().len()), (0, 5));
 }
 
-/// K26, K1: the look behind an empty message of a peer that is gone, which tells it from the end, installs no descriptor. So that the
-/// test can fail: a look with room for one does.
+/// K26, K1: the look behind an empty message of a peer that is gone, which tells it from the end, installs no
+/// descriptor. So that the test can fail: a look with room for one does.
 #[test]
 fn k26_k1_a_look_installs_nothing() {
     common::alone("k26_k1_a_look_installs_nothing", || {
@@ -482,8 +482,8 @@ fn peek(socket: impl AsFd) {
     assert_eq!(length, 1);
 }
 
-/// K31, K9: small messages with a descriptor each fill the queue: "would block", after more than a hundred. All that were taken
-/// arrive, each with its own.
+/// K31, K9: small messages with a descriptor each fill the queue: "would block", after more than a hundred. All that
+/// were taken arrive, each with its own.
 #[test]
 fn k31_a_queue_of_descriptors() {
     let null = null();
@@ -506,8 +506,8 @@ fn k31_a_queue_of_descriptors() {
     }
 }
 
-/// H-04, H-15: a stream's peer that sends a byte out of band (MSG_OOB), with or without a descriptor, in any place: no call spins or
-/// hangs over it, none delivers a descriptor that is not of its frame, and nothing leaks.
+/// H-04, H-15: a stream's peer that sends a byte out of band (MSG_OOB), with or without a descriptor, in any place: no
+/// call spins or hangs over it, none delivers a descriptor that is not of its frame, and nothing leaks.
 #[test]
 fn h_15_a_byte_out_of_band() {
     common::alone("h_15_a_byte_out_of_band", || {

@@ -66,7 +66,8 @@ fn h_01_both_directions() {
     assert_eq!(Channel::pair().unwrap().0.kind(), Kind::SeqPacket);
 }
 
-/// H-01: a channel that is made of a socket from elsewhere has its kind, and is close-on-exec though the socket was not.
+/// H-01: a channel that is made of a socket from elsewhere has its kind, and is close-on-exec though the socket was
+/// not.
 #[test]
 fn h_01_of_any_socket() {
     for kind in KINDS {
@@ -317,7 +318,8 @@ fn k31_a_full_queue() {
     }
 }
 
-/// K31: a message over the kernel's maximum is "too large", nothing is sent, and the channel goes on. A stream has none.
+/// K31: a message over the kernel's maximum is "too large", nothing is sent, and the channel goes on. A stream has
+/// none.
 #[test]
 fn k31_over_the_kernels_maximum() {
     let null = File::open("/dev/null").unwrap();
@@ -338,8 +340,8 @@ fn k31_over_the_kernels_maximum() {
     });
 }
 
-/// K31: where root has made the queue larger than any message can be, the kernel's answer is ENOBUFS; it is "too large" too, and is
-/// not waited for.
+/// K31: where root has made the queue larger than any message can be, the kernel's answer is ENOBUFS; it is "too large"
+/// too, and is not waited for.
 #[test]
 fn k31_over_the_kernels_maximum_in_a_large_queue() {
     common::alone("k31_over_the_kernels_maximum_in_a_large_queue", || {
@@ -452,8 +454,8 @@ fn h_16_k1_behind_empty_messages() {
     assert!(matches!(receive(&other), Err(ChannelError::Disconnected)));
 }
 
-/// H-16, K17: a datagram end that another holder of it has shut down is at its end: no empty messages without end, and no
-/// deadline that is waited for in a loop.
+/// H-16, K17: a datagram end that another holder of it has shut down is at its end: no empty messages without end, and
+/// no deadline that is waited for in a loop.
 #[test]
 fn h_16_k17_a_datagram_end_that_was_shut_down() {
     let (one, other) = pair(Kind::Datagram);

@@ -1,4 +1,5 @@
-//! Proves what a worker's client does when the peer is no proper broker, or is gone, and what it takes from standard input.
+//! Proves what a worker's client does when the peer is no proper broker, or is gone, and what it takes from standard
+//! input.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
 mod common;
@@ -155,8 +156,8 @@ const WRONG: &[Wrong] = &[
     Wrong { says: Says::TooLarge, ..wrong("many bytes too many", 1, |_| vec![b'f'; 60_000]) },
 ];
 
-/// Answers one hello as a broker does, the next request wrongly, and whatever comes then as a broker does, which nothing
-/// should. Answers how much that was.
+/// Answers one hello as a broker does, the next request wrongly, and whatever comes then as a broker does, which
+/// nothing should. Answers how much that was.
 fn hostile(peer: &Channel, wrong: &Wrong, descriptor: OwnedFd) -> usize {
     let id = request(peer).unwrap();
     peer.send(&reply(id, GRANTED, 0, b""), &[]).unwrap();
@@ -255,8 +256,8 @@ fn c_05_a_late_reply_is_nobodys() {
     }
 }
 
-/// L-02: a peer that is gone before the request, that goes with the request unread, or with it unanswered: the call says
-/// so at once, and so do all later ones.
+/// L-02: a peer that is gone before the request, that goes with the request unread, or with it unanswered: the call
+/// says so at once, and so do all later ones.
 #[test]
 fn l_02_a_hang_up_is_told_at_once() {
     let before: fn(&Channel) = |_| {};
@@ -445,8 +446,8 @@ fn l_02_stdin_whose_peer_is_gone() {
     with_stdin("l_02_stdin_whose_peer_is_gone", "child", ours);
 }
 
-/// P-06: somebody on standard input who greets with anything but a broker's greeting. Nothing of it is kept, and what he
-/// says next is there to be read.
+/// P-06: somebody on standard input who greets with anything but a broker's greeting. Nothing of it is kept, and what
+/// he says next is there to be read.
 #[test]
 fn p_06_stdin_whose_peer_is_no_broker() {
     const NAME: &str = "p_06_stdin_whose_peer_is_no_broker";
@@ -487,8 +488,8 @@ fn l_02_stdin_whose_peer_is_silent() {
     drop(theirs);
 }
 
-/// L-03: a broker on standard input is taken, and standard input is at its end from then on, for whoever reads it and for
-/// a second client.
+/// L-03: a broker on standard input is taken, and standard input is at its end from then on, for whoever reads it and
+/// for a second client.
 #[test]
 fn l_03_stdin_is_a_broker() {
     const PATH: &str = "FDBROKER_TEST_PATH";

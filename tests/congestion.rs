@@ -1,5 +1,5 @@
-//! Descriptors in flight: when the kernel has no room for more of them that is waited for, not a failure; and a socket that travels
-//! through itself does not stay for ever.
+//! Descriptors in flight: when the kernel has no room for more of them that is waited for, not a failure; and a socket
+//! that travels through itself does not stay for ever.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
 mod common;
@@ -33,14 +33,15 @@ fn null() -> File {
     File::open("/dev/null").unwrap()
 }
 
-/// One test of this file after the other: without root they are of one user, and would wait for each other's descriptors.
+/// One test of this file after the other: without root they are of one user, and would wait for each other's
+/// descriptors.
 fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// As a user for whom the kernel counts: root is exempt. One of its own, where there is a choice, so that the descriptors of
-/// others do not count.
+/// As a user for whom the kernel counts: root is exempt. One of its own, where there is a choice, so that the
+/// descriptors of others do not count.
 fn as_ordinary_user(offset: u32) {
     if common::is_root() {
         setgid(Gid::from_raw(65534)).unwrap();
@@ -48,8 +49,8 @@ fn as_ordinary_user(offset: u32) {
     }
 }
 
-/// Numbered messages with 16 descriptors each, as many as the kernel takes, and its answer to the next. It is this process's own
-/// congestion: that of others of this user is waited for.
+/// Numbered messages with 16 descriptors each, as many as the kernel takes, and its answer to the next. It is this
+/// process's own congestion: that of others of this user is waited for.
 fn congest(sender: &Channel, null: &File) -> (u32, ChannelError) {
     let mut taken = 0;
     let late = Instant::now() + LONG;
@@ -80,8 +81,9 @@ fn receive(receiver: &Channel, from: u32, to: u32) {
     }
 }
 
-/// H-17, K9: too many descriptors in flight are "congested" for a call that does not wait, at once; for one with a deadline or a
-/// timeout when that has passed; on every channel of this user; and not for messages without descriptors. Nothing is lost.
+/// H-17, K9: too many descriptors in flight are "congested" for a call that does not wait, at once; for one with a
+/// deadline or a timeout when that has passed; on every channel of this user; and not for messages without descriptors.
+/// Nothing is lost.
 #[test]
 fn h_17_k9_congested() {
     let _turn = turn();
@@ -132,8 +134,8 @@ fn h_17_k9_congested() {
     });
 }
 
-/// H-17, K9: a send that blocks, one with a deadline and one of many descriptors wait while there are too many in flight, and go
-/// through when somebody receives; everything arrives once and in order.
+/// H-17, K9: a send that blocks, one with a deadline and one of many descriptors wait while there are too many in
+/// flight, and go through when somebody receives; everything arrives once and in order.
 #[test]
 fn h_17_k9_waits_for_room() {
     let _turn = turn();
@@ -215,8 +217,9 @@ fn come_back(before: i64, case: &str) {
     }
 }
 
-/// H-11, K28: an end sent through itself, two ends sent through each other, and a ring of ten, all dropped unread: the kernel finds
-/// that nobody can reach them, and the system's open-file count comes back. So do ends that were received and dropped.
+/// H-11, K28: an end sent through itself, two ends sent through each other, and a ring of ten, all dropped unread: the
+/// kernel finds that nobody can reach them, and the system's open-file count comes back. So do ends that were received
+/// and dropped.
 #[test]
 fn h_11_k28_sent_through_itself() {
     let _turn = turn();

@@ -1,5 +1,5 @@
-//! A deadline on one call, and no wait at all: whatever the socket's own timeout and O_NONBLOCK say, and whoever else uses the
-//! channel, the call comes back in time; and nothing is lost by it.
+//! A deadline on one call, and no wait at all: whatever the socket's own timeout and O_NONBLOCK say, and whoever else
+//! uses the channel, the call comes back in time; and nothing is lost by it.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
 mod common;
@@ -60,8 +60,8 @@ fn beside<T: Send>(busy: impl FnOnce() -> T + Send, then: impl FnOnce()) -> T {
     })
 }
 
-/// H-06: a receive's deadline passes on each kind, blocking or not, whatever the socket's timeout; O_NONBLOCK stays as it was;
-/// and what comes later arrives whole. A deadline that has passed still receives what is there.
+/// H-06: a receive's deadline passes on each kind, blocking or not, whatever the socket's timeout; O_NONBLOCK stays as
+/// it was; and what comes later arrives whole. A deadline that has passed still receives what is there.
 #[test]
 fn h_06_a_receive_with_a_deadline() {
     let null = null();
@@ -93,7 +93,8 @@ fn h_06_a_receive_with_a_deadline() {
     }
 }
 
-/// H-06: a deadline later than the socket's timeout is waited for, also by an end that is non-blocking; a far one is no error.
+/// H-06: a deadline later than the socket's timeout is waited for, also by an end that is non-blocking; a far one is no
+/// error.
 #[test]
 fn h_06_a_deadline_over_the_sockets_timeout() {
     for kind in KINDS {
@@ -118,8 +119,8 @@ fn h_06_a_deadline_over_the_sockets_timeout() {
     }
 }
 
-/// H-06: a send's deadline passes on each kind when the peer does not read; each message that was taken arrives whole and in
-/// order, none that was not does, and the channel goes on. O_NONBLOCK stays as it was.
+/// H-06: a send's deadline passes on each kind when the peer does not read; each message that was taken arrives whole
+/// and in order, none that was not does, and the channel goes on. O_NONBLOCK stays as it was.
 #[test]
 fn h_06_a_send_with_a_deadline() {
     let null = null();
@@ -179,8 +180,8 @@ fn h_06_a_send_goes_through_when_there_is_room() {
     }
 }
 
-/// H-06: a stream's frame that stays half behind: the deadline is one for the whole frame, though each of its bytes comes in
-/// time; each later call goes on with it, and nothing of it is lost or read twice.
+/// H-06: a stream's frame that stays half behind: the deadline is one for the whole frame, though each of its bytes
+/// comes in time; each later call goes on with it, and nothing of it is lost or read twice.
 #[test]
 fn h_06_a_deadline_is_for_the_whole_frame() {
     let (raw, socket) = UnixStream::pair().unwrap();
@@ -224,8 +225,9 @@ fn h_06_a_deadline_is_for_the_whole_frame() {
     });
 }
 
-/// H-06: while another thread waits for ever in a receive on the same end, a receive with a deadline, one of a non-blocking end,
-/// one with the socket's timeout and one that does not wait all come back; and then the other thread's message arrives.
+/// H-06: while another thread waits for ever in a receive on the same end, a receive with a deadline, one of a
+/// non-blocking end, one with the socket's timeout and one that does not wait all come back; and then the other
+/// thread's message arrives.
 #[test]
 fn h_06_beside_a_thread_that_receives() {
     common::alone("h_06_beside_a_thread_that_receives", || {
@@ -259,8 +261,9 @@ fn h_06_beside_a_thread_that_receives() {
     });
 }
 
-/// H-06: while another thread's send waits for room in its middle, a send with a deadline, one of a non-blocking end, one with the
-/// socket's timeout and one that does not wait all come back, and so does a flush. None of them cuts into the other's message.
+/// H-06: while another thread's send waits for room in its middle, a send with a deadline, one of a non-blocking end,
+/// one with the socket's timeout and one that does not wait all come back, and so does a flush. None of them cuts into
+/// the other's message.
 #[test]
 fn h_06_beside_a_thread_that_sends() {
     common::alone("h_06_beside_a_thread_that_sends", || {
@@ -317,8 +320,8 @@ fn h_06_beside_a_thread_that_sends() {
     });
 }
 
-/// H-06: several threads that do not wait are not told "would block" because of each other: while there are messages each gets one,
-/// and while there is room each sends one. (Whoever waits for an edge of readiness would miss it.)
+/// H-06: several threads that do not wait are not told "would block" because of each other: while there are messages
+/// each gets one, and while there is room each sends one. (Whoever waits for an edge of readiness would miss it.)
 #[test]
 fn h_06_beside_threads_that_do_not_wait() {
     for kind in KINDS {
@@ -340,8 +343,8 @@ fn h_06_beside_threads_that_do_not_wait() {
     }
 }
 
-/// H-06: four threads send with short deadlines over and over to a peer that reads slowly: what was sent, or was left unfinished,
-/// arrives once and whole; what timed out does not arrive; no thread's message is in another's.
+/// H-06: four threads send with short deadlines over and over to a peer that reads slowly: what was sent, or was left
+/// unfinished, arrives once and whole; what timed out does not arrive; no thread's message is in another's.
 #[test]
 fn h_06_many_senders_with_deadlines() {
     common::alone("h_06_many_senders_with_deadlines", || KINDS.into_iter().for_each(many_senders));
@@ -397,8 +400,8 @@ fn many_senders(kind: Kind) {
     assert!(!sent.is_empty());
 }
 
-/// H-06, H-15: a message that its deadline cut short is finished by whoever sends next, in order; and a channel that is given up
-/// then tells its peer of the end.
+/// H-06, H-15: a message that its deadline cut short is finished by whoever sends next, in order; and a channel that is
+/// given up then tells its peer of the end.
 #[test]
 fn h_06_unfinished_is_finished_by_the_next_call() {
     let null = null();

@@ -1,5 +1,5 @@
-//! What a worker that was taken over tries, before and after `lockdown`, and what comes of it. Every attempt is also made
-//! outside the sandbox, to show that it is one: there it works, or fails for another reason.
+//! What a worker that was taken over tries, before and after `lockdown`, and what comes of it. Every attempt is also
+//! made outside the sandbox, to show that it is one: there it works, or fails for another reason.
 //!
 //! `cargo test --test escape -- --nocapture` prints the table.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
@@ -480,8 +480,8 @@ fn end(status: usize) -> ! {
     unreachable!("exit_group(2) returned")
 }
 
-/// Outside in a child of its own, whose exit status is the errno. Inside there are no children; a success would be seen, as
-/// nothing would be reported any more.
+/// Outside in a child of its own, whose exit status is the errno. Inside there are no children; a success would be
+/// seen, as nothing would be reported any more.
 fn executed(place: Place, program: &'static std::ffi::CStr) -> Box<dyn FnOnce() -> io::Result<i64>> {
     let argv = Box::leak(Box::new([text(program), text(c"-c"), text(c"exit 0"), 0])).as_ptr() as usize;
     let execute = move || call(libc::SYS_execve, &[text(program), argv, 0]);
@@ -622,7 +622,8 @@ fn table() -> Vec<Attempt> {
     attempts(Means { place: Place::Outside, directory, parent: 1, append, listener, target })
 }
 
-/// B-02, B-12: every attempt from inside fails as it should, at the start and after `lockdown`; outside it is made in earnest.
+/// B-02, B-12: every attempt from inside fails as it should, at the start and after `lockdown`; outside it is made in
+/// earnest.
 #[test]
 fn b_02_b_12_every_attempt_from_inside() {
     if !landlock_is_whole() {

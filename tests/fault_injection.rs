@@ -1,8 +1,9 @@
-//! Each system call of a channel fails, in turn and at each of its occurrences, with each errno that a loaded system can give: messages
-//! still arrive once and whole, or their sender is told that they do not.
+//! Each system call of a channel fails, in turn and at each of its occurrences, with each errno that a loaded system
+//! can give: messages still arrive once and whole, or their sender is told that they do not.
 //!
-//! strace makes the calls fail (`-e inject`): the kernel does not see a call that fails so. The process under strace holds one end; its
-//! peer, in this process, is left in peace. Not made to fail: close(2), since the descriptor would then really stay open.
+//! strace makes the calls fail (`-e inject`): the kernel does not see a call that fails so. The process under strace
+//! holds one end; its peer, in this process, is left in peace. Not made to fail: close(2), since the descriptor would
+//! then really stay open.
 #![allow(unsafe_code, clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout, reason = "a test")]
 
 mod common;
@@ -24,7 +25,8 @@ const KINDS: [Kind; 3] = [Kind::SeqPacket, Kind::Stream, Kind::Datagram];
 const MODES: [&str; 3] = ["blocking", "nonblocking", "deadline"];
 const ERRORS: [&str; 7] = ["EINTR", "EAGAIN", "ENOBUFS", "ENOMEM", "EMFILE", "ECONNRESET", "EPIPE"];
 const LONG: Duration = Duration::from_secs(30);
-/// A peer that is slow for so long makes the other end wait, so that there is waiting to be disturbed. No assertion depends on it.
+/// A peer that is slow for so long makes the other end wait, so that there is waiting to be disturbed. No assertion
+/// depends on it.
 const PACE: Duration = Duration::from_millis(2);
 /// The number under which the process under strace finds its end. Not one of those that std looks after.
 const END: i32 = 9;
@@ -56,8 +58,8 @@ fn number_of(kind: Kind, packet: &Packet) -> u32 {
     number
 }
 
-/// P-16, P-17: a call of the sender that fails is made again or is a typed error; what is reported as sent arrives once, whole
-/// and in order, and nothing else does.
+/// P-16, P-17: a call of the sender that fails is made again or is a typed error; what is reported as sent arrives
+/// once, whole and in order, and nothing else does.
 #[test]
 fn p_16_p_17_faults_of_the_sender() {
     faults("p_16_p_17_faults_of_the_sender", "sendmsg", sender, |kind, end| {
@@ -77,8 +79,8 @@ fn p_16_p_17_faults_of_the_sender() {
     });
 }
 
-/// P-16, P-17: a call of the receiver that fails is made again or is a typed error; each message arrives once, whole and in
-/// order all the same.
+/// P-16, P-17: a call of the receiver that fails is made again or is a typed error; each message arrives once, whole
+/// and in order all the same.
 #[test]
 fn p_16_p_17_faults_of_the_receiver() {
     faults("p_16_p_17_faults_of_the_receiver", "recvmsg", receiver, |kind, end| {
@@ -128,8 +130,8 @@ fn wait_until_read(end: &Channel) {
     thread::sleep(PACE);
 }
 
-/// Runs `role` under strace again and again, each time with another fault, and `peer` at the other end. Both answer the numbers of
-/// messages, and agree.
+/// Runs `role` under strace again and again, each time with another fault, and `peer` at the other end. Both answer the
+/// numbers of messages, and agree.
 fn faults(name: &str, main: &'static str, role: fn(Kind, &str, &Channel) -> Vec<u32>, peer: Peer) {
     if let Some(told) = common::role() {
         return under_strace(&told, role);

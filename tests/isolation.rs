@@ -1,5 +1,5 @@
-//! Proves that one worker's doings are its own trouble: whatever it sends, or does not read, and however it ends, others are
-//! served; and that a worker learns of its broker's end.
+//! Proves that one worker's doings are its own trouble: whatever it sends, or does not read, and however it ends,
+//! others are served; and that a worker learns of its broker's end.
 #![allow(clippy::unwrap_used, clippy::print_stderr, clippy::cast_possible_truncation, reason = "a test")]
 
 mod common;
@@ -84,8 +84,8 @@ fn p_20_a_worker_that_never_reads() {
     ended(service).unwrap();
 }
 
-/// L-02: the broker dies while a worker waits for its answer: the call returns an error at once, no signal comes, and so do
-/// later calls.
+/// L-02: the broker dies while a worker waits for its answer: the call returns an error at once, no signal comes, and
+/// so do later calls.
 #[test]
 fn l_02_the_broker_dies_while_the_worker_waits() {
     const NAME: &str = "l_02_the_broker_dies_while_the_worker_waits";
@@ -183,8 +183,8 @@ fn l_04_garbage_from_one_is_nothing_to_another() {
     ended(other_service).unwrap();
 }
 
-/// L-09: a panic in the service of one worker ends that service, and tells why; that worker sees a hang-up, and others are
-/// served.
+/// L-09: a panic in the service of one worker ends that service, and tells why; that worker sees a hang-up, and others
+/// are served.
 #[test]
 fn l_09_a_panic_is_one_workers_end() {
     let (_keep, root, policy) = library();
@@ -242,8 +242,8 @@ fn l_03_a_service_ends_with_its_worker_or_when_it_is_stopped() {
     ended(service).unwrap();
 }
 
-/// P-20, L-04, P-21: beside workers that send garbage, flood, never read and die in the middle of a request, all of them
-/// again and again, a well-behaved one has each of 2,000 requests answered as if it were alone.
+/// P-20, L-04, P-21: beside workers that send garbage, flood, never read and die in the middle of a request, all of
+/// them again and again, a well-behaved one has each of 2,000 requests answered as if it were alone.
 #[test]
 fn p_20_l_04_p_21_hostile_workers_harm_no_other() {
     const NAME: &str = "p_20_l_04_p_21_hostile_workers_harm_no_other";
@@ -329,9 +329,9 @@ fn die_in_the_middle() {
     raise(Signal::SIGKILL).unwrap();
 }
 
-/// F-09: descriptors in flight count for the broker's whole user (K9): while a crowd of workers that never read exhausts what
-/// an ordinary user may have in flight, another worker's requests wait, or are told ETOOMANYREFS, and its service goes on;
-/// once the crowd is given up and killed, each is granted.
+/// F-09: descriptors in flight count for the broker's whole user (K9): while a crowd of workers that never read
+/// exhausts what an ordinary user may have in flight, another worker's requests wait, or are told ETOOMANYREFS, and its
+/// service goes on; once the crowd is given up and killed, each is granted.
 #[test]
 fn f_09_workers_that_never_read_do_not_exhaust_the_brokers_user() {
     if !alone("f_09_workers_that_never_read_do_not_exhaust_the_brokers_user") {

@@ -1,7 +1,8 @@
-//! Every path that receives or sends, driven through every error that it can have: the process's descriptors are counted after each
-//! single call that failed, and are as many as before.
+//! Every path that receives or sends, driven through every error that it can have: the process's descriptors are
+//! counted after each single call that failed, and are as many as before.
 //!
-//! A row is a path and an error; each runs in a process of its own, over each kind of socket. With `--nocapture` the table is printed.
+//! A row is a path and an error; each runs in a process of its own, over each kind of socket. With `--nocapture` the
+//! table is printed.
 #![allow(unsafe_code, clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
 mod common;
@@ -23,8 +24,8 @@ use sendfd::{RecvWithFd, SendWithFd};
 
 const NAME: &str = "p_10_p_11_h_13_k2_no_error_leaves_a_descriptor";
 
-/// P-10, P-11, H-13, K2: after each of at least 10,000 errors the process has the descriptors that it had, and its memory does not
-/// grow.
+/// P-10, P-11, H-13, K2: after each of at least 10,000 errors the process has the descriptors that it had, and its
+/// memory does not grow.
 #[test]
 fn p_10_p_11_h_13_k2_no_error_leaves_a_descriptor() {
     let rows = table();
@@ -44,7 +45,8 @@ fn p_10_p_11_h_13_k2_no_error_leaves_a_descriptor() {
     assert!(total >= 10_000, "{total}");
 }
 
-/// One iteration, of which the number is given. It makes an error, asserts that it is the right one, and that the channel goes on.
+/// One iteration, of which the number is given. It makes an error, asserts that it is the right one, and that the
+/// channel goes on.
 type Step = Box<dyn FnMut(usize)>;
 
 struct Row {

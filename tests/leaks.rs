@@ -1,5 +1,5 @@
-//! Proves that broker and worker keep no descriptor that nobody holds: after thousands of requests, and when there are none
-//! left to be had.
+//! Proves that broker and worker keep no descriptor that nobody holds: after thousands of requests, and when there are
+//! none left to be had.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
 mod common;
@@ -40,8 +40,8 @@ fn file(right: Right, path: &Path) -> Ask<'_> {
     Ask::File { right, path: path.as_os_str().as_encoded_bytes() }
 }
 
-/// F-01, F-02: after 10,000 requests of every kind and end, with what was granted dropped unused, broker and client have the
-/// descriptors that they began with.
+/// F-01, F-02: after 10,000 requests of every kind and end, with what was granted dropped unused, broker and client
+/// have the descriptors that they began with.
 #[test]
 fn f_01_f_02_ten_thousand_requests_leave_no_descriptor() {
     if !alone("f_01_f_02_ten_thousand_requests_leave_no_descriptor") {
@@ -127,7 +127,8 @@ fn f_02_replies_that_nobody_takes_are_closed() {
     }
 }
 
-/// F-08: a worker whose descriptor table is full gets EMFILE, loses nothing but that one answer, and goes on when it has room.
+/// F-08: a worker whose descriptor table is full gets EMFILE, loses nothing but that one answer, and goes on when it
+/// has room.
 #[test]
 fn f_08_a_worker_without_free_descriptors() {
     const NAME: &str = "f_08_a_worker_without_free_descriptors";

@@ -1340,8 +1340,8 @@ fn h_08_a_filter_that_forbids_to_ask() {
     });
 }
 
-/// H-08: where files cannot be locked (ENOLCK, as on some network file systems), nothing is left of the attempt; a lock file that
-/// was there stays.
+/// H-08: where files cannot be locked (ENOLCK, as on some network file systems), nothing is left of the attempt; a lock
+/// file that was there stays.
 #[test]
 fn h_08_no_locks() {
     common::alone("h_08_no_locks", || {

@@ -59,8 +59,8 @@ fn goes_on(sender: &Channel, receiver: &Channel) {
     });
 }
 
-/// H-03: 0, 1, 252, 253, 254, 506, 507 and 1000 descriptors arrive over each kind, in order, each the same open file, close-on-exec,
-/// with the bytes of the whole, whatever the channel's own budget.
+/// H-03: 0, 1, 252, 253, 254, 506, 507 and 1000 descriptors arrive over each kind, in order, each the same open file,
+/// close-on-exec, with the bytes of the whole, whatever the channel's own budget.
 #[test]
 fn h_03_any_number() {
     common::alone_with(4096, "h_03_any_number", || {
@@ -87,8 +87,8 @@ fn h_03_any_number() {
     });
 }
 
-/// H-03, H-13: one descriptor more than asked for is "too many", told after the first part; the rest is passed over by the next
-/// call, which gets the next whole.
+/// H-03, H-13: one descriptor more than asked for is "too many", told after the first part; the rest is passed over by
+/// the next call, which gets the next whole.
 #[test]
 fn h_13_more_than_was_asked_for() {
     common::alone_with(4096, "h_13_more_than_was_asked_for", || {
@@ -118,8 +118,8 @@ fn h_13_more_than_was_asked_for() {
     });
 }
 
-/// P-10: a packet with room for the bytes and the header gets the whole; one byte less is "too large", nothing leaks, and the next
-/// whole arrives.
+/// P-10: a packet with room for the bytes and the header gets the whole; one byte less is "too large", nothing leaks,
+/// and the next whole arrives.
 #[test]
 fn p_10_more_bytes_than_the_packet_holds() {
     common::alone_with(4096, "p_10_more_bytes_than_the_packet_holds", || {
@@ -151,8 +151,8 @@ fn p_10_more_bytes_than_the_packet_holds() {
     });
 }
 
-/// K2, K21: a table that is full in the middle of a whole is "descriptor table full"; what had come is closed, and the next whole
-/// arrives when there is room. The sender is not told.
+/// K2, K21: a table that is full in the middle of a whole is "descriptor table full"; what had come is closed, and the
+/// next whole arrives when there is room. The sender is not told.
 #[test]
 fn k2_k21_a_full_table_in_the_middle() {
     common::alone_with(1024, "k2_k21_a_full_table_in_the_middle", || {
@@ -192,8 +192,8 @@ fn fill(file: &File) -> Vec<File> {
     std::iter::from_fn(|| file.try_clone().ok()).collect()
 }
 
-/// H-06, H-15: a sender that dies in the middle of a whole: "disconnected", and nothing is left open; one that gives up in the middle
-/// and sends a new whole: that one arrives, and nothing of the first.
+/// H-06, H-15: a sender that dies in the middle of a whole: "disconnected", and nothing is left open; one that gives up
+/// in the middle and sends a new whole: that one arrives, and nothing of the first.
 #[test]
 fn h_15_a_sender_that_dies_or_gives_up() {
     common::alone_with(4096, "h_15_a_sender_that_dies_or_gives_up", || {
@@ -231,8 +231,8 @@ fn send_parts(sender: &Channel, null: &File, parts: u32) {
     }
 }
 
-/// H-06: a receiver whose timeout passes in the middle of a whole, or that does not wait, loses nothing: its next call goes on
-/// with it. One that then takes fewer gets nothing of it, and the next whole.
+/// H-06: a receiver whose timeout passes in the middle of a whole, or that does not wait, loses nothing: its next call
+/// goes on with it. One that then takes fewer gets nothing of it, and the next whole.
 #[test]
 fn h_06_a_receiver_that_gives_up() {
     common::alone_with(4096, "h_06_a_receiver_that_gives_up", || {
@@ -271,8 +271,8 @@ fn h_06_a_receiver_that_gives_up() {
     });
 }
 
-/// H-06, P-08: messages of lost wholes without end, which are passed over, outlast neither a deadline nor a channel's timeout, and
-/// without either are an error in the end.
+/// H-06, P-08: messages of lost wholes without end, which are passed over, outlast neither a deadline nor a channel's
+/// timeout, and without either are an error in the end.
 #[test]
 fn h_06_p_08_lost_parts_without_end() {
     for kind in KINDS {
@@ -311,8 +311,8 @@ fn h_13_k20_no_more_room_than_asked_for() {
     });
 }
 
-/// H-06, K25: a sender whose timeout passes: an error says that nothing arrives, and nothing does; "unfinished" says that the
-/// channel holds the rest, and then the whole arrives when that is flushed. Whichever part it happened in.
+/// H-06, K25: a sender whose timeout passes: an error says that nothing arrives, and nothing does; "unfinished" says
+/// that the channel holds the rest, and then the whole arrives when that is flushed. Whichever part it happened in.
 #[test]
 fn h_06_a_sender_that_times_out() {
     common::alone_with(4096, "h_06_a_sender_that_times_out", || {
@@ -344,7 +344,8 @@ fn h_06_a_sender_that_times_out() {
                     let count = match &sent {
                         Ok(()) => &mut whole,
                         Err(ChannelError::Unfinished) => &mut unfinished,
-                        // An ordinary user's descriptors in flight are counted for all of his processes, other tests too.
+                        // An ordinary user's descriptors in flight are counted for all of his processes, other tests
+                        // too.
                         Err(ChannelError::TimedOut | ChannelError::Congested { .. }) => &mut timed_out,
                         Err(_) => panic!("{case}"),
                     };
@@ -363,9 +364,9 @@ fn h_06_a_sender_that_times_out() {
     });
 }
 
-/// P-08, P-03, H-15: parts that lie: totals that grow, gaps, doubled parts, bytes where none belong, headers that are cut, numbers
-/// near the largest. The error is typed or the part is passed over; no more descriptors are kept than were asked for, nothing
-/// leaks, no memory is taken on a promise, and an honest whole arrives afterwards.
+/// P-08, P-03, H-15: parts that lie: totals that grow, gaps, doubled parts, bytes where none belong, headers that are
+/// cut, numbers near the largest. The error is typed or the part is passed over; no more descriptors are kept than were
+/// asked for, nothing leaks, no memory is taken on a promise, and an honest whole arrives afterwards.
 #[test]
 fn p_08_h_15_parts_that_lie() {
     common::alone_with(8192, "p_08_h_15_parts_that_lie", || {
@@ -572,7 +573,8 @@ fn h_06_p_02_a_smaller_packet_for_the_rest() {
     assert!(matches!(result, Err(ChannelError::TooLarge)), "{result:?}");
 }
 
-/// H-06: a timeout of more seconds than a clock has, which whoever shared the socket can have set, is "for ever" and no overflow.
+/// H-06: a timeout of more seconds than a clock has, which whoever shared the socket can have set, is "for ever" and no
+/// overflow.
 #[test]
 fn h_06_a_timeout_of_ages() {
     let (sender, receiver) = pair(Kind::Stream);

@@ -1,5 +1,5 @@
-//! Kernels, and filters around the broker, that lack something: what is done without it, what is not, and what the report
-//! says. Each lack is made by a system-call filter in a process of its own.
+//! Kernels, and filters around the broker, that lack something: what is done without it, what is not, and what the
+//! report says. Each lack is made by a system-call filter in a process of its own.
 #![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout, reason = "a test")]
 #![allow(unsafe_code, reason = "tgkill(2) has no safe form")]
 
@@ -149,7 +149,8 @@ fn without_namespaces() {
     assert!(text.starts_with(&format!("open {open}, socket 1, signal 1, to a thread ")), "{text}");
 }
 
-/// As `setpriv --reuid=65534` does. The change takes the dumpable flag off, and with it the process's own files in /proc.
+/// As `setpriv --reuid=65534` does. The change takes the dumpable flag off, and with it the process's own files in
+/// /proc.
 fn become_ordinary() {
     if common::is_root() {
         nix::unistd::setgroups(&[]).unwrap();
@@ -211,7 +212,8 @@ fn smuggler() {
     assert!(matches!(error, ChannelError::Disconnected), "{error:?}");
 }
 
-// --------------------------------------------------------------------------------------------- what is not done without
+// --------------------------------------------------------------------------------------------- what is not done
+// without
 
 /// K15: no openat2, or a filter that refuses it. No policy about files is built, and the error says what is missing.
 #[test]

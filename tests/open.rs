@@ -393,7 +393,8 @@ fn o_18_only_regular_files_are_granted() {
     assert_eq!(open_fds(), baseline);
 }
 
-/// The broker closes its copy of a descriptor after it has sent it. When it answers the next request, that has happened.
+/// The broker closes its copy of a descriptor after it has sent it. When it answers the next request, that has
+/// happened.
 fn settle(client: &fdbroker::Client) {
     client.hello().unwrap();
 }
@@ -413,7 +414,8 @@ fn o_20_every_open_has_its_own_offset() {
     assert_eq!(one.stream_position().unwrap(), 7);
 }
 
-/// O-05: what the system refuses to the broker is refused with the system's errno, and stays apart from the policy's no.
+/// O-05: what the system refuses to the broker is refused with the system's errno, and stays apart from the policy's
+/// no.
 #[test]
 fn o_05_the_systems_own_refusal_is_told_as_such() {
     let (_keep, root) = directory();

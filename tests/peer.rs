@@ -122,8 +122,8 @@ fn h_02_the_parents_death_is_seen() {
     }
 }
 
-/// P-21, no SIGPIPE: with that signal's default action, which ends a process, a send to a dead peer is an error and the process
-/// lives. So that the test can fail: a plain write by the same process, at last, does end it.
+/// P-21, no SIGPIPE: with that signal's default action, which ends a process, a send to a dead peer is an error and the
+/// process lives. So that the test can fail: a plain write by the same process, at last, does end it.
 #[test]
 fn p_21_no_sigpipe() {
     const NAME: &str = "p_21_no_sigpipe";

@@ -109,8 +109,8 @@ fn m_03_rules_are_absolute_and_plain() {
     assert!(matches!(built, Err(PolicyError::Path { source: PathError::TooLong, .. })), "{built:?}");
 }
 
-/// M-04, M-05: the same spellings in a request are refused, with an answer and before any rule is asked; names that only
-/// look like `..` are names.
+/// M-04, M-05: the same spellings in a request are refused, with an answer and before any rule is asked; names that
+/// only look like `..` are names.
 #[test]
 fn m_04_m_05_requests_are_absolute_and_plain() {
     let (_keep, root) = directory();
@@ -178,7 +178,8 @@ fn m_07_the_most_specific_rule_decides_alone() {
     }
 }
 
-/// M-07: two rules for one object are refused, whatever they grant; an exact rule and a tree of one name are two objects.
+/// M-07: two rules for one object are refused, whatever they grant; an exact rule and a tree of one name are two
+/// objects.
 #[test]
 fn m_07_duplicates_are_refused() {
     let (_keep, root) = directory();

@@ -77,8 +77,8 @@ fn nonblocking(socket: &Socket) {
     fcntl(socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
 }
 
-/// H-03, K3: every number of descriptors that a message can have arrives, in order and close-on-exec, on every type of socket;
-/// one more is EINVAL, and nothing is sent.
+/// H-03, K3: every number of descriptors that a message can have arrives, in order and close-on-exec, on every type of
+/// socket; one more is EINVAL, and nothing is sent.
 #[test]
 fn h_03_k3_every_number_of_descriptors() {
     common::alone("h_03_k3_every_number_of_descriptors", || {
@@ -103,8 +103,8 @@ fn h_03_k3_every_number_of_descriptors() {
     });
 }
 
-/// K19: of more descriptors than there is room for, none stays open but those that there was room for, and that something was cut
-/// is said; with exactly enough room nothing is. No room is room for none.
+/// K19: of more descriptors than there is room for, none stays open but those that there was room for, and that
+/// something was cut is said; with exactly enough room nothing is. No room is room for none.
 #[test]
 fn k19_a_surplus_is_closed() {
     common::alone("k19_a_surplus_is_closed", || {
@@ -154,8 +154,8 @@ fn k2_a_full_table_is_said() {
     });
 }
 
-/// K24: a message that is longer than the buffer is cut, which is said, and its descriptors are there; a stream gives the rest
-/// to the next receive, without descriptors.
+/// K24: a message that is longer than the buffer is cut, which is said, and its descriptors are there; a stream gives
+/// the rest to the next receive, without descriptors.
 #[test]
 fn k24_cut_bytes_are_said() {
     let null = null();
@@ -178,8 +178,8 @@ fn k24_cut_bytes_are_said() {
     }
 }
 
-/// K24, K1: descriptors without a byte are EINVAL on a stream, where the kernel would drop them; on the others they are a message,
-/// which is no hang-up, also where there is no room for them.
+/// K24, K1: descriptors without a byte are EINVAL on a stream, where the kernel would drop them; on the others they are
+/// a message, which is no hang-up, also where there is no room for them.
 #[test]
 fn k24_k1_descriptors_without_bytes() {
     common::alone("k24_k1_descriptors_without_bytes", || {
@@ -205,8 +205,8 @@ fn k24_k1_descriptors_without_bytes() {
     });
 }
 
-/// H-01, K17: a peer that is gone is a hang-up, again and again, after what it sent, with whatever room and options; not to a
-/// datagram socket, and not to a receive of no bytes.
+/// H-01, K17: a peer that is gone is a hang-up, again and again, after what it sent, with whatever room and options;
+/// not to a datagram socket, and not to a receive of no bytes.
 #[test]
 fn h_01_a_hang_up_is_said() {
     for (credentials, pidfd) in [(false, false), (true, false), (false, true), (true, true)] {
@@ -237,7 +237,8 @@ fn h_01_a_hang_up_is_said() {
     }
 }
 
-/// H-07, H-14: with room for the sender, its credentials and its pidfd come beside the descriptors, which lose no room by it.
+/// H-07, H-14: with room for the sender, its credentials and its pidfd come beside the descriptors, which lose no room
+/// by it.
 #[test]
 fn h_07_h_14_with_sender() {
     common::alone("h_07_h_14_with_sender", || {
@@ -268,8 +269,9 @@ fn h_07_h_14_with_sender() {
     });
 }
 
-/// H-14, K22: each number of descriptors with each room, whether the socket adds credentials and a pidfd, and whether there is
-/// room for those: unless something is said to be cut, everything is there, never more than the room, and nothing leaks.
+/// H-14, K22: each number of descriptors with each room, whether the socket adds credentials and a pidfd, and whether
+/// there is room for those: unless something is said to be cut, everything is there, never more than the room, and
+/// nothing leaks.
 #[test]
 fn h_14_k22_every_mixture() {
     common::alone("h_14_k22_every_mixture", || {
@@ -368,7 +370,8 @@ fn k31_non_blocking() {
     }
 }
 
-/// K25: of a long message a stream that is full takes the first bytes, with all the descriptors; the caller sends the rest without.
+/// K25: of a long message a stream that is full takes the first bytes, with all the descriptors; the caller sends the
+/// rest without.
 #[test]
 fn k25_a_short_write() {
     let null = null();
@@ -458,8 +461,8 @@ fn p_16_signals() {
     });
 }
 
-/// K27: the errors of a dead peer are the kernel's own, by the type of the socket and by whether it died with our message unread;
-/// no descriptor is lost to them.
+/// K27: the errors of a dead peer are the kernel's own, by the type of the socket and by whether it died with our
+/// message unread; no descriptor is lost to them.
 #[test]
 fn k27_a_dead_peer() {
     common::alone("k27_a_dead_peer", || {
@@ -513,8 +516,8 @@ fn what_is_no_socket() {
     assert_eq!(errno(raw::send(&unconnected, b"x", &[null.as_fd()])), Errno::ENOTCONN);
 }
 
-/// Asks the kernel to add the sender to each message. The options are the socket's, so a channel over a duplicate sets them.
-/// Answers whether the kernel will give a pidfd.
+/// Asks the kernel to add the sender to each message. The options are the socket's, so a channel over a duplicate sets
+/// them. Answers whether the kernel will give a pidfd.
 fn pass_sender(socket: &Socket, credentials: bool, pidfd: bool) -> bool {
     let mut channel = Channel::try_from(socket.as_fd().try_clone_to_owned().unwrap()).unwrap();
     channel.set_sender_credentials(credentials).unwrap();

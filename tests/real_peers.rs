@@ -1,8 +1,8 @@
-//! Peers that know nothing of this crate: Python's socket.send_fds and recv_fds, Perl's IO::FDPass, a C program. Their sources
-//! are in tests/peers.
+//! Peers that know nothing of this crate: Python's socket.send_fds and recv_fds, Perl's IO::FDPass, a C program. Their
+//! sources are in tests/peers.
 //!
-//! Each holds one end of a socket, alone, as its standard input, and ends by itself after a minute at most. A tool that is
-//! missing is said aloud; where CI is set in the environment it is a failure.
+//! Each holds one end of a socket, alone, as its standard input, and ends by itself after a minute at most. A tool that
+//! is missing is said aloud; where CI is set in the environment it is a failure.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "a test")]
 
 mod common;
@@ -26,7 +26,8 @@ use tempfile::TempDir;
 /// Long enough for any machine; a test that waits for it fails.
 const LONG: Duration = Duration::from_secs(60);
 
-/// H-09: a channel of SEQPACKET and of DGRAM and Python's send_fds and recv_fds, which the kernel keeps messages apart for.
+/// H-09: a channel of SEQPACKET and of DGRAM and Python's send_fds and recv_fds, which the kernel keeps messages apart
+/// for.
 #[test]
 fn h_09_python_over_packets() {
     let Some(program) = Program::python() else { return };
@@ -40,7 +41,8 @@ fn h_09_python_over_a_stream() {
     lengths(&program);
 }
 
-/// H-09: a channel of STREAM and a Python program that makes and reads its frames by their documentation, also in pieces.
+/// H-09: a channel of STREAM and a Python program that makes and reads its frames by their documentation, also in
+/// pieces.
 #[test]
 fn h_09_python_by_frames() {
     let Some(program) = Program::python() else { return };
@@ -89,8 +91,8 @@ fn h_09_c_by_frames() {
     frames(&program);
 }
 
-/// H-09: `raw` over SOCK_STREAM and Perl's IO::FDPass, one descriptor with one byte, with text between; and a channel of
-/// SEQPACKET and of DGRAM, for which a byte with a descriptor is a message like any other.
+/// H-09: `raw` over SOCK_STREAM and Perl's IO::FDPass, one descriptor with one byte, with text between; and a channel
+/// of SEQPACKET and of DGRAM, for which a byte with a descriptor is a message like any other.
 #[test]
 fn h_09_perl() {
     let Some(program) = Program::perl() else { return };
@@ -118,8 +120,8 @@ fn h_09_perl() {
     });
 }
 
-/// H-02, H-09: a real peer that is killed is "disconnected" to its channel; over DGRAM, where a receive cannot tell (K17), a send
-/// says so.
+/// H-02, H-09: a real peer that is killed is "disconnected" to its channel; over DGRAM, where a receive cannot tell
+/// (K17), a send says so.
 #[test]
 fn h_02_h_09_the_death_of_the_peer() {
     for (name, kind, mode) in PEERS {
@@ -137,8 +139,8 @@ fn h_02_h_09_the_death_of_the_peer() {
     }
 }
 
-/// H-02, H-09: a real peer gets what was sent before its channel was dropped, and is then told that nobody is there, by the send
-/// of its answer.
+/// H-02, H-09: a real peer gets what was sent before its channel was dropped, and is then told that nobody is there, by
+/// the send of its answer.
 #[test]
 fn h_02_h_09_the_end_of_the_channel() {
     for (name, kind, mode) in PEERS {
@@ -293,7 +295,8 @@ fn is_answer(message: &[u8], sent: &[BorrowedFd<'_>], bytes: &[u8], fds: Vec<Own
     is_answer_to(std::str::from_utf8(message).unwrap(), "", sent, bytes, fds);
 }
 
-/// The peer saw our bytes and, in order, our descriptors; the same open files came back, close-on-exec, and one of the peer's.
+/// The peer saw our bytes and, in order, our descriptors; the same open files came back, close-on-exec, and one of the
+/// peer's.
 fn is_answer_to(message: &str, separator: &str, sent: &[BorrowedFd<'_>], bytes: &[u8], mut fds: Vec<OwnedFd>) {
     let mut expected: String = message.chars().rev().collect();
     for &fd in sent {
@@ -505,8 +508,8 @@ fn ends(kind: Kind, link: Link, peer: Peer) {
     peer.says("hung up");
 }
 
-/// Tests with many descriptors take turns: those in flight are counted for the whole user (K9), and those that are open for the
-/// process.
+/// Tests with many descriptors take turns: those in flight are counted for the whole user (K9), and those that are open
+/// for the process.
 fn one_at_a_time(test: impl FnOnce()) {
     static TURN: Mutex<()> = Mutex::new(());
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,5 +1,5 @@
-//! Proves that the broker takes no memory from the heap for a request: an allocator that counts, thread by thread, is asked
-//! from within the broker's own thread.
+//! Proves that the broker takes no memory from the heap for a request: an allocator that counts, thread by thread, is
+//! asked from within the broker's own thread.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 #![allow(unsafe_code, reason = "an allocator is an unsafe trait")]
 
@@ -51,8 +51,8 @@ fn file(right: Right, path: &Path) -> Ask<'_> {
     Ask::File { right, path: path.as_os_str().as_encoded_bytes() }
 }
 
-/// P-02: after its first requests the broker's thread allocates nothing: not for what is granted, not for what is refused,
-/// and not for what fails.
+/// P-02: after its first requests the broker's thread allocates nothing: not for what is granted, not for what is
+/// refused, and not for what fails.
 #[test]
 fn p_02_a_request_takes_nothing_from_the_brokers_heap() {
     let (_keep, root) = directory();

@@ -230,8 +230,8 @@ fn mount_proc_at(place: &Path) -> nix::Result<()> {
     mount(Some("/proc"), place, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)
 }
 
-/// R1-11: a rule for exactly one file opens in the directory that it meant when the policy was built, whatever has taken
-/// that directory's name since.
+/// R1-11: a rule for exactly one file opens in the directory that it meant when the policy was built, whatever has
+/// taken that directory's name since.
 #[test]
 fn r1_11_an_exact_rule_keeps_its_directory() {
     let (_keep, root) = directory();

@@ -100,7 +100,8 @@ fn say(words: &str) {
 
 /// Says what a process can only see from inside.
 fn report() {
-    // getsockname(2) takes any number: EBADF is a closed one. fcntl(2) would ask for a descriptor that is known to be open.
+    // getsockname(2) takes any number: EBADF is a closed one. fcntl(2) would ask for a descriptor that is known to be
+    // open.
     let is_open = |number: &i32| getsockname::<()>(*number) != Err(Errno::EBADF);
     let open: Vec<i32> = (0..1024).filter(is_open).collect();
     let mut environment: Vec<_> =
@@ -629,7 +630,8 @@ fn nothing_is_left(descriptors: usize) {
     assert_eq!(common::open_fds(), descriptors, "descriptors");
 }
 
-/// B-11, B-08, L-10: each step of the new process that fails is named, with its errno; no worker and nothing else is left.
+/// B-11, B-08, L-10: each step of the new process that fails is named, with its errno; no worker and nothing else is
+/// left.
 #[test]
 fn b_11_b_08_l_10_each_step_that_fails() {
     let mut steps = vec!["descriptors", "capabilities", "no_new_privs", "die with parent", "seccomp", "exec"];

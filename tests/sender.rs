@@ -1,5 +1,5 @@
-//! Who sent a message, by the kernel's word (SO_PASSCRED, SO_PASSPIDFD): it is right, it cannot be forged, and asking for it
-//! neither loses nor leaks a descriptor, however little room there is.
+//! Who sent a message, by the kernel's word (SO_PASSCRED, SO_PASSPIDFD): it is right, it cannot be forged, and asking
+//! for it neither loses nor leaks a descriptor, however little room there is.
 #![allow(unsafe_code, clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
 mod common;
@@ -86,8 +86,8 @@ fn is_from_here(packet: &mut Packet, asked: Asked) {
 
 // ------------------------------------------------------------------------------------------------------- who it was
 
-/// H-07, K16: the sender is the process that sent, not the one that made the pair or inherited the end first; its ids are those
-/// that it has, not those that its parent has; and the pidfd is a handle on it.
+/// H-07, K16: the sender is the process that sent, not the one that made the pair or inherited the end first; its ids
+/// are those that it has, not those that its parent has; and the pidfd is a handle on it.
 #[test]
 fn h_07_k16_a_child_that_inherited_the_end() {
     const NAME: &str = "h_07_k16_a_child_that_inherited_the_end";
@@ -158,8 +158,8 @@ fn the_family_says_who(kind: Kind) {
     child.wait().unwrap();
 }
 
-/// H-07: the sender of a message has ended by the time it is received: the message still says who it was. While nobody has
-/// waited for it the pidfd is there, and says how it ended; after that it is there or `None`, and never another's.
+/// H-07: the sender of a message has ended by the time it is received: the message still says who it was. While nobody
+/// has waited for it the pidfd is there, and says how it ended; after that it is there or `None`, and never another's.
 #[test]
 fn h_07_a_sender_that_has_ended() {
     const NAME: &str = "h_07_a_sender_that_has_ended";
@@ -194,8 +194,8 @@ fn h_07_a_sender_that_has_ended() {
     }
 }
 
-/// H-07, K23: a message that was queued before the receiver asked has no sender, which is said, and never somebody's name; the
-/// next one has. What is no longer asked for is no longer said.
+/// H-07, K23: a message that was queued before the receiver asked has no sender, which is said, and never somebody's
+/// name; the next one has. What is no longer asked for is no longer said.
 #[test]
 fn h_07_k23_queued_before_it_was_asked() {
     for kind in KINDS {
@@ -223,8 +223,8 @@ fn h_07_k23_queued_before_it_was_asked() {
     }
 }
 
-/// H-07: an ordinary user cannot send in another's name: the kernel refuses another process, user or group, for each kind,
-/// and nothing arrives. Its own name it can send, and that is what is told.
+/// H-07: an ordinary user cannot send in another's name: the kernel refuses another process, user or group, for each
+/// kind, and nothing arrives. Its own name it can send, and that is what is told.
 #[test]
 fn h_07_a_forged_sender() {
     common::alone("h_07_a_forged_sender", || {
@@ -266,8 +266,8 @@ fn frame(kind: Kind) -> &'static [u8] {
     if kind == Kind::Stream { b"\x01\0\0\0\x01\0\0\0x" } else { b"x" }
 }
 
-/// P-12, H-14: a sender that puts credentials of its own before or behind its descriptors is understood, whether the receiver
-/// asks for them or not.
+/// P-12, H-14: a sender that puts credentials of its own before or behind its descriptors is understood, whether the
+/// receiver asks for them or not.
 #[test]
 fn p_12_h_14_credentials_before_and_behind_descriptors() {
     let (pid, uid, gid) = (Pid::this().as_raw(), Uid::effective().as_raw(), Gid::effective().as_raw());
@@ -291,8 +291,8 @@ fn p_12_h_14_credentials_before_and_behind_descriptors() {
     }
 }
 
-/// H-07: a stream's frame that two processes have written between them is nobody's: the second's bytes are not told to be the
-/// first's.
+/// H-07: a stream's frame that two processes have written between them is nobody's: the second's bytes are not told to
+/// be the first's.
 #[test]
 fn h_07_a_frame_of_two_senders() {
     const NAME: &str = "h_07_a_frame_of_two_senders";
@@ -324,8 +324,8 @@ fn h_07_a_frame_of_two_senders() {
 
 // ------------------------------------------------------------------------------------------------ with descriptors
 
-/// H-14, K22: credentials and a pidfd with any number of descriptors, for each budget: the message is whole, or "too many",
-/// whatever the surplus has pushed out; each number among the descriptors is one that was sent; nothing leaks.
+/// H-14, K22: credentials and a pidfd with any number of descriptors, for each budget: the message is whole, or "too
+/// many", whatever the surplus has pushed out; each number among the descriptors is one that was sent; nothing leaks.
 #[test]
 fn h_14_k22_every_budget() {
     common::alone_with(1024, "h_14_k22_every_budget", || {
@@ -367,8 +367,9 @@ fn h_14_k22_every_budget() {
     });
 }
 
-/// H-14, K22, K2: with each number of free descriptors from none to enough, a message is whole when those and the pidfd have
-/// room, and "descriptor table full" when not (where the pidfd would be is -24 then); nothing leaks, and the channel goes on.
+/// H-14, K22, K2: with each number of free descriptors from none to enough, a message is whole when those and the pidfd
+/// have room, and "descriptor table full" when not (where the pidfd would be is -24 then); nothing leaks, and the
+/// channel goes on.
 #[test]
 fn h_14_k22_a_full_table() {
     common::alone_with(64, "h_14_k22_a_full_table", || {
@@ -477,9 +478,9 @@ fn set_behind_its_back(channel: &Channel, option: i32, value: i32) -> nix::Resul
     Errno::result(unsafe { libc::setsockopt(duplicate.as_raw_fd(), libc::SOL_SOCKET, option, value, 4) }).map(drop)
 }
 
-/// H-14: options that somebody else sets on the socket of a channel take the room of descriptors: the message is whole, or the
-/// error says what happened, and never that there were too many when there were not, or that the table was full. Nothing
-/// leaks, and when the options are taken back all is as it was.
+/// H-14: options that somebody else sets on the socket of a channel take the room of descriptors: the message is whole,
+/// or the error says what happened, and never that there were too many when there were not, or that the table was full.
+/// Nothing leaks, and when the options are taken back all is as it was.
 #[test]
 fn h_14_options_set_behind_the_channels_back() {
     common::alone("h_14_options_set_behind_the_channels_back", || {
@@ -563,8 +564,8 @@ fn h_14_a_pidfd_that_nobody_asked_for() {
     });
 }
 
-/// H-14: options that are taken back behind the channel's back leave room, which a surplus of descriptors gets into: it is still
-/// "too many"; and nobody's name is told.
+/// H-14: options that are taken back behind the channel's back leave room, which a surplus of descriptors gets into: it
+/// is still "too many"; and nobody's name is told.
 #[test]
 fn h_14_options_taken_back_behind_the_channels_back() {
     common::alone("h_14_options_taken_back_behind_the_channels_back", || {
@@ -593,8 +594,8 @@ fn h_14_options_taken_back_behind_the_channels_back() {
     });
 }
 
-/// H-14, H-07: options that a socket has already when it becomes a channel are noticed: its messages have a sender, and all of
-/// their descriptors.
+/// H-14, H-07: options that a socket has already when it becomes a channel are noticed: its messages have a sender, and
+/// all of their descriptors.
 #[test]
 fn h_14_options_of_an_adopted_socket() {
     let null = null();

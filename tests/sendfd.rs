@@ -1,5 +1,5 @@
-//! Code that is generic over the traits of the crate sendfd takes a `UnixStream` and a `Channel` alike; through a channel
-//! it gains close-on-exec, and errors where messages would be cut silently.
+//! Code that is generic over the traits of the crate sendfd takes a `UnixStream` and a `Channel` alike; through a
+//! channel it gains close-on-exec, and errors where messages would be cut silently.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
 mod common;

@@ -37,7 +37,8 @@ fn in_a_storm(pause: Duration, body: impl FnOnce()) {
     thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
-                // SAFETY: tgkill(2) takes three numbers and touches no memory; the thread is there until this one has ended.
+                // SAFETY: tgkill(2) takes three numbers and touches no memory; the thread is there until this one has
+                // ended.
                 unsafe { libc::syscall(libc::SYS_tgkill, process, target.as_raw(), libc::SIGUSR1) };
                 thread::sleep(pause);
             }
@@ -51,7 +52,8 @@ fn in_a_storm(pause: Duration, body: impl FnOnce()) {
     });
 }
 
-/// P-16: between two processes in a storm, both ways at once, each message arrives once, whole and in order, and no descriptor stays.
+/// P-16: between two processes in a storm, both ways at once, each message arrives once, whole and in order, and no
+/// descriptor stays.
 #[test]
 fn p_16_two_processes_in_a_storm() {
     const NAME: &str = "p_16_two_processes_in_a_storm";

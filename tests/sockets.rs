@@ -53,8 +53,8 @@ fn is_nonblocking(fd: impl AsFd) -> bool {
     OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL).unwrap()).contains(OFlag::O_NONBLOCK)
 }
 
-/// Ends a listener at once. To close it is not enough: another test may be starting a process in this moment, which holds
-/// every descriptor until it executes its program.
+/// Ends a listener at once. To close it is not enough: another test may be starting a process in this moment, which
+/// holds every descriptor until it executes its program.
 fn end(listener: TcpListener) {
     nix::sys::socket::shutdown(listener.as_raw_fd(), nix::sys::socket::Shutdown::Both).unwrap();
 }
@@ -248,8 +248,8 @@ fn s_04_connections_by_policy() {
     carries(&stream, &listener.accept().unwrap().0);
 }
 
-/// S-02, L-05: a connection that nobody takes ends with ETIMEDOUT after the policy's time; other workers do not wait for
-/// it, and nothing of it is left.
+/// S-02, L-05: a connection that nobody takes ends with ETIMEDOUT after the policy's time; other workers do not wait
+/// for it, and nothing of it is left.
 #[test]
 fn s_02_l_05_connecting_takes_no_longer_than_the_policy_says() {
     if !alone("s_02_l_05_connecting_takes_no_longer_than_the_policy_says") {

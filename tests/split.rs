@@ -1,5 +1,5 @@
-//! Programs that split themselves: this one, started again in a role. `split` wants to be called first thing in main, so
-//! the file has a main of its own, which runs the tests and prints what the usual one prints.
+//! Programs that split themselves: this one, started again in a role. `split` wants to be called first thing in main,
+//! so the file has a main of its own, which runs the tests and prints what the usual one prints.
 #![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout, reason = "a test")]
 
 mod common;
@@ -58,7 +58,8 @@ const TESTS: &[(&str, fn())] = &[
     ("b_01_the_user_is_the_one_asked_for", b_01_the_user_is_the_one_asked_for),
 ];
 
-/// Runs the tests side by side: each waits for processes of its own. Takes names as cargo test passes them, and `--list`.
+/// Runs the tests side by side: each waits for processes of its own. Takes names as cargo test passes them, and
+/// `--list`.
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     if arguments.first().is_some_and(|first| first == "role") {

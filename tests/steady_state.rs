@@ -1,5 +1,5 @@
-//! Proves what a long-lived broker costs: no descriptor and no memory that grow with the number of requests, and a handful of
-//! system calls for each.
+//! Proves what a long-lived broker costs: no descriptor and no memory that grow with the number of requests, and a
+//! handful of system calls for each.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
 mod common;
@@ -16,8 +16,8 @@ use common::{directory, open_fds, resident_kib, role};
 use fdbroker::wire::{Ask, Reason, Right};
 use fdbroker::{Broker, Client, Fault, Policy, Rule};
 
-/// P-02, F-01: 100,000 mixed requests, a third of them refused or malformed, leave the broker with the descriptors and the
-/// resident memory that it had after the first 10,000.
+/// P-02, F-01: 100,000 mixed requests, a third of them refused or malformed, leave the broker with the descriptors and
+/// the resident memory that it had after the first 10,000.
 #[test]
 fn p_02_f_01_a_hundred_thousand_requests_cost_nothing_lasting() {
     if !alone("p_02_f_01_a_hundred_thousand_requests_cost_nothing_lasting") {
@@ -169,8 +169,8 @@ fn one_read_is_five_system_calls_of_the_broker_and_two_of_the_worker() {
     assert_eq!(workers.get("close"), Some(&COUNTED));
     assert!(request <= 2 * COUNTED, "{workers:?}");
     assert_eq!(brokers.get("openat2"), Some(&COUNTED));
-    // What the broker does after its last reply before the first marker, and does not after its last, is one close or one
-    // receive: it can be on either side of a marker.
+    // What the broker does after its last reply before the first marker, and does not after its last, is one close or
+    // one receive: it can be on either side of a marker.
     let all: usize = brokers.values().sum();
     assert!(all <= 5 * COUNTED + 2, "{brokers:?}");
 }

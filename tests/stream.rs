@@ -167,8 +167,8 @@ fn h_15_p_08_a_lying_count() {
     });
 }
 
-/// P-02, P-03: a header with a length over the packet is "too large" before anything is allocated or waited for, and the
-/// descriptors are closed. A rest of up to a megabyte is passed over, before the next frame is read.
+/// P-02, P-03: a header with a length over the packet is "too large" before anything is allocated or waited for, and
+/// the descriptors are closed. A rest of up to a megabyte is passed over, before the next frame is read.
 #[test]
 fn p_02_p_03_a_length_over_the_packet() {
     common::alone("p_02_p_03_a_length_over_the_packet", || {
@@ -198,8 +198,8 @@ fn p_02_p_03_a_length_over_the_packet() {
     });
 }
 
-/// H-15, P-02, P-03: what is too large by more than a megabyte, or has descriptors where no frame has them, is not passed over: each
-/// later receive says that the stream is broken, and nothing is kept.
+/// H-15, P-02, P-03: what is too large by more than a megabyte, or has descriptors where no frame has them, is not
+/// passed over: each later receive says that the stream is broken, and nothing is kept.
 #[test]
 fn h_15_p_02_p_03_a_length_that_is_not_passed_over() {
     common::alone("h_15_p_02_p_03_a_length_that_is_not_passed_over", || {
@@ -220,8 +220,8 @@ fn h_15_p_02_p_03_a_length_that_is_not_passed_over() {
     });
 }
 
-/// H-15, P-08: a header with more descriptors than a message can have is no header: nothing is waited for, and each later
-/// receive says that the stream is broken.
+/// H-15, P-08: a header with more descriptors than a message can have is no header: nothing is waited for, and each
+/// later receive says that the stream is broken.
 #[test]
 fn h_15_p_08_an_impossible_count() {
     for bytes in [&b"GET / HTTP/1.1\r\n"[..], &[0, 0, 0, 0, 254, 0, 0, 0], &[0xff; 8]] {
@@ -233,8 +233,8 @@ fn h_15_p_08_an_impossible_count() {
     }
 }
 
-/// H-15, H-16: a peer that dies inside a frame: "disconnected", all closed; and no later call takes it for anything else
-/// than the end.
+/// H-15, H-16: a peer that dies inside a frame: "disconnected", all closed; and no later call takes it for anything
+/// else than the end.
 #[test]
 fn h_15_a_death_inside_a_frame() {
     common::alone("h_15_a_death_inside_a_frame", || {
@@ -258,8 +258,9 @@ fn h_15_a_death_inside_a_frame() {
     });
 }
 
-/// P-11, H-13, H-15: more descriptors than the budget, on the first byte or strewn over the header: all are closed, and the
-/// frame behind it is read as if nothing had been. Behind the header no frame of a `Channel` has any: the stream is broken.
+/// P-11, H-13, H-15: more descriptors than the budget, on the first byte or strewn over the header: all are closed, and
+/// the frame behind it is read as if nothing had been. Behind the header no frame of a `Channel` has any: the stream is
+/// broken.
 #[test]
 fn p_11_h_13_over_the_budget_in_pieces() {
     common::alone("p_11_h_13_over_the_budget_in_pieces", || {
@@ -296,8 +297,8 @@ fn p_11_h_13_over_the_budget_in_pieces() {
     });
 }
 
-/// H-06, K25: a send whose timeout passes in the middle of a frame says so; the channel holds the rest, which goes before
-/// whatever is sent next, or with a flush. Its peer gets each message whole and in order.
+/// H-06, K25: a send whose timeout passes in the middle of a frame says so; the channel holds the rest, which goes
+/// before whatever is sent next, or with a flush. Its peer gets each message whole and in order.
 #[test]
 fn h_06_a_send_cut_short_is_finished_later() {
     let (one, other) = Channel::pair_of(Kind::Stream).unwrap();
@@ -335,8 +336,8 @@ fn h_15_an_unfinished_send_is_dropped() {
     assert!(packet.bytes().is_empty());
 }
 
-/// H-06: a call that is not to wait does not wait for another thread either that is inside a frame and waits for the peer: nor does
-/// one longer than until its deadline or the channel's timeout.
+/// H-06: a call that is not to wait does not wait for another thread either that is inside a frame and waits for the
+/// peer: nor does one longer than until its deadline or the channel's timeout.
 #[test]
 fn h_06_not_behind_another_thread() {
     let (mut raw, channel) = raw();
@@ -381,8 +382,8 @@ fn h_06_not_behind_another_thread() {
     });
 }
 
-/// H-15: a socket that is taken out of a channel in the middle of a message, in either direction, can be used for no other: its peer
-/// would take that for the rest of this one.
+/// H-15: a socket that is taken out of a channel in the middle of a message, in either direction, can be used for no
+/// other: its peer would take that for the rest of this one.
 #[test]
 fn h_15_taken_out_in_the_middle() {
     let (one, other) = Channel::pair_of(Kind::Stream).unwrap();

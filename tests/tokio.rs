@@ -1,4 +1,5 @@
-//! `AsyncChannel`: the promises of `Channel` in a tokio runtime, and futures that are dropped at every place where they can be.
+//! `AsyncChannel`: the promises of `Channel` in a tokio runtime, and futures that are dropped at every place where they
+//! can be.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
 mod common;
@@ -114,7 +115,8 @@ impl<F: Future + Unpin> Future for Counted<'_, F> {
     }
 }
 
-/// Fills the peer's queue with messages from number 0 on, and answers the next number. On a stream the last may be unfinished.
+/// Fills the peer's queue with messages from number 0 on, and answers the next number. On a stream the last may be
+/// unfinished.
 fn fill(channel: &AsyncChannel, files: &[File; 4], len: usize) -> u64 {
     for number in 0.. {
         match channel.get_ref().try_send(&bytes(number, len), &fds(number, files)) {
@@ -138,8 +140,8 @@ impl Random {
     }
 }
 
-/// H-12, H-01, H-03: both directions of each kind, as many descriptors as a message can carry, in order and close-on-exec; what
-/// is too much is an error, after which the channel goes on.
+/// H-12, H-01, H-03: both directions of each kind, as many descriptors as a message can carry, in order and
+/// close-on-exec; what is too much is an error, after which the channel goes on.
 #[test]
 fn h_12_the_promises_of_channel() {
     let many: Vec<_> = (0..=MAX_FDS).map(|_| tempfile::tempfile().unwrap()).collect();
@@ -237,9 +239,9 @@ fn h_12_h_13_a_budget_of_descriptors() {
     });
 }
 
-/// H-12: O_NONBLOCK, which every holder of a socket shares, stays as it was; outside of a runtime there is an error and no
-/// panic; what goes back to a plain channel goes on where it was, in the middle of a frame; after the end of the runtime a
-/// call is an error that loses nothing.
+/// H-12: O_NONBLOCK, which every holder of a socket shares, stays as it was; outside of a runtime there is an error and
+/// no panic; what goes back to a plain channel goes on where it was, in the middle of a frame; after the end of the
+/// runtime a call is an error that loses nothing.
 #[test]
 fn h_12_into_a_runtime_and_out_of_it() {
     let (one, other) = Channel::pair().unwrap();
@@ -301,8 +303,9 @@ fn h_12_futures_are_send() {
     });
 }
 
-/// H-12, H-04: a receive that is dropped after any number of polls, before the message, or with part of it there, cut at each
-/// byte, takes nothing with it: the message and the one behind it arrive whole, and no descriptor is lost or left.
+/// H-12, H-04: a receive that is dropped after any number of polls, before the message, or with part of it there, cut
+/// at each byte, takes nothing with it: the message and the one behind it arrive whole, and no descriptor is lost or
+/// left.
 #[test]
 fn h_12_a_receive_dropped_at_every_poll() {
     common::alone("h_12_a_receive_dropped_at_every_poll", || {
@@ -447,9 +450,9 @@ async fn polled_once<F: Future + Unpin>(mut future: F) -> Option<F::Output> {
     }
 }
 
-/// H-12, K31, K25: a send on a full channel that is dropped after any number of polls has sent nothing, or what it began is
-/// finished by the next one, which `begin` and `give` let one know: all messages arrive once, whole and in order, and no
-/// descriptor is left.
+/// H-12, K31, K25: a send on a full channel that is dropped after any number of polls has sent nothing, or what it
+/// began is finished by the next one, which `begin` and `give` let one know: all messages arrive once, whole and in
+/// order, and no descriptor is left.
 #[test]
 fn h_12_a_send_dropped_at_every_poll() {
     common::alone("h_12_a_send_dropped_at_every_poll", || {
@@ -503,8 +506,8 @@ fn h_12_a_send_dropped_at_every_poll() {
     });
 }
 
-/// H-12: 10,000 rounds on each kind, in which sends and receives are dropped at random by `select!` and `timeout`: each message
-/// arrives once, whole and in order, and the process has the descriptors that it had.
+/// H-12: 10,000 rounds on each kind, in which sends and receives are dropped at random by `select!` and `timeout`: each
+/// message arrives once, whole and in order, and the process has the descriptors that it had.
 #[test]
 fn h_12_a_storm_of_dropped_futures() {
     const ROUNDS: u64 = 10_000;
@@ -596,8 +599,8 @@ async fn impatient<F: Future>(patience: u64, future: F) -> Option<F::Output> {
     }
 }
 
-/// H-12: two tasks send on one end, and two receive on the other: each message arrives once, whole, and those of one task in its
-/// order.
+/// H-12: two tasks send on one end, and two receive on the other: each message arrives once, whole, and those of one
+/// task in its order.
 #[test]
 fn h_12_two_tasks_at_each_end() {
     const EACH: u64 = 1000;
@@ -659,8 +662,8 @@ fn h_12_two_tasks_at_each_end() {
     }
 }
 
-/// H-12, K31, H-17: a send on a full queue is woken once a slow reader has taken enough, on each kind, and on a datagram socket
-/// whose peer is not connected back, where another limit holds; and then again.
+/// H-12, K31, H-17: a send on a full queue is woken once a slow reader has taken enough, on each kind, and on a
+/// datagram socket whose peer is not connected back, where another limit holds; and then again.
 #[test]
 fn h_12_k31_a_full_queue_and_a_slow_reader() {
     let files = files();
@@ -702,8 +705,8 @@ fn h_12_k31_a_full_queue_and_a_slow_reader() {
     });
 }
 
-/// H-12: the directions wait apart: while a send waits on a full queue, a receive on the same end is woken by its message; while a
-/// receive waits, a send is woken by room.
+/// H-12: the directions wait apart: while a send waits on a full queue, a receive on the same end is woken by its
+/// message; while a receive waits, a send is woken by room.
 #[test]
 fn h_12_each_direction_is_woken_by_its_own() {
     let files = files();
@@ -754,9 +757,9 @@ fn full_queues() -> Vec<(&'static str, Channel, Channel)> {
     queues
 }
 
-/// H-12: to tokio a socket that had an error, or that was shut down, is closed for ever; on a datagram socket its peer, and who
-/// else holds it, can bring that about while it is in use. A send on a full queue, or a receive, then neither fails nor
-/// spins: it tries again after a while, each time longer.
+/// H-12: to tokio a socket that had an error, or that was shut down, is closed for ever; on a datagram socket its peer,
+/// and who else holds it, can bring that about while it is in use. A send on a full queue, or a receive, then neither
+/// fails nor spins: it tries again after a while, each time longer.
 #[test]
 fn h_12_closed_is_not_for_ever() {
     common::alone("h_12_closed_is_not_for_ever", || {
@@ -805,8 +808,9 @@ async fn waits_without_spinning<F: Future>(future: Pin<&mut F>) {
     assert!(u128::try_from(polls).unwrap() < most, "{polls} polls");
 }
 
-/// H-12, H-16: a peer, a process, that is killed while a receive waits, or a send on a full queue, is "disconnected" on each kind
-/// that says so; so is one that dies in the middle of a frame, and the descriptors that it had sent are closed.
+/// H-12, H-16: a peer, a process, that is killed while a receive waits, or a send on a full queue, is "disconnected" on
+/// each kind that says so; so is one that dies in the middle of a frame, and the descriptors that it had sent are
+/// closed.
 #[test]
 fn h_12_h_16_a_peer_that_dies_meanwhile() {
     common::alone("h_12_h_16_a_peer_that_dies_meanwhile", || {
@@ -854,8 +858,9 @@ fn h_12_h_16_a_peer_that_dies_meanwhile() {
     });
 }
 
-/// H-12, H-17, K9: while the kernel has no room for descriptors in flight a send waits, in a runtime without time driver, also
-/// when there is no descriptor left for a timer; dropped, it has sent nothing; and it goes on once there is room.
+/// H-12, H-17, K9: while the kernel has no room for descriptors in flight a send waits, in a runtime without time
+/// driver, also when there is no descriptor left for a timer; dropped, it has sent nothing; and it goes on once there
+/// is room.
 #[test]
 fn h_12_h_17_congestion_passes() {
     common::alone("h_12_h_17_congestion_passes", || {

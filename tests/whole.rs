@@ -75,7 +75,8 @@ fn p_05_k1_a_packet_of_no_bytes() {
     assert!(matches!(receiver.recv(&mut Packet::new()), Err(ChannelError::Disconnected)));
 }
 
-/// P-05, K1: also when the sender is gone by the time they are read: nothing that stands behind an empty packet is lost.
+/// P-05, K1: also when the sender is gone by the time they are read: nothing that stands behind an empty packet is
+/// lost.
 #[test]
 fn p_05_k1_empty_packets_of_the_dead() {
     let (sender, receiver) = raw(Kind::SeqPacket);

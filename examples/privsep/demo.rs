@@ -1,4 +1,5 @@
-//! Starts the server for a directory of its own, asks it for things that it may and may not serve, and judges the answers.
+//! Starts the server for a directory of its own, asks it for things that it may and may not serve, and judges the
+//! answers.
 
 use std::error::Error;
 use std::fs;

@@ -9,8 +9,8 @@
 //! cargo run --release --example privsep -- --serve DIR --listen 127.0.0.1:8080
 //! ```
 //!
-//! The first starts the second for a directory of its own, plays an attacker against it, and prints what was asked, what
-//! the policy said and what came back. It fails if any of that is not as it should be.
+//! The first starts the second for a directory of its own, plays an attacker against it, and prints what was asked,
+//! what the policy said and what came back. It fails if any of that is not as it should be.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example's output")]
 
 mod demo;

@@ -1,6 +1,6 @@
-//! P-18, P-12, P-15: control data, as a kernel or a hostile libc might leave it. Arbitrary bytes never panic and never make a
-//! descriptor of a negative number, nor more of them than fit; blocks that are well-formed give exactly their descriptors, in
-//! order, whatever lies between them. The first byte of the input says which of the two the rest is.
+//! P-18, P-12, P-15: control data, as a kernel or a hostile libc might leave it. Arbitrary bytes never panic and never
+//! make a descriptor of a negative number, nor more of them than fit; blocks that are well-formed give exactly their
+//! descriptors, in order, whatever lies between them. The first byte of the input says which of the two the rest is.
 #![no_main]
 
 use fdbroker::parse_control_data;

@@ -1,9 +1,10 @@
-//! H-04, H-15, P-18: a stream channel against its peer. An honest peer's frames, cut and glued in every way, arrive each with its own
-//! descriptors, or are the error that they have to be. What a hostile peer sends is a message within the bounds or an error, and what
-//! is broken stays so. No descriptor is left over.
+//! H-04, H-15, P-18: a stream channel against its peer. An honest peer's frames, cut and glued in every way, arrive
+//! each with its own descriptors, or are the error that they have to be. What a hostile peer sends is a message within
+//! the bounds or an error, and what is broken stays so. No descriptor is left over.
 //!
-//! The input: a byte whose lowest bit says which peer it is, a byte for the packet's capacity, a byte for the budget, a byte that says how
-//! many frames follow, two bytes for each (its length and its descriptors), and then what is done, a byte each.
+//! The input: a byte whose lowest bit says which peer it is, a byte for the packet's capacity, a byte for the budget, a
+//! byte that says how many frames follow, two bytes for each (its length and its descriptors), and then what is done, a
+//! byte each.
 #![no_main]
 
 use std::fs::File;

@@ -23,14 +23,14 @@ impl Channel {
     }
 }
 
-/// Takes any UNIX socket that is SOCK_SEQPACKET, SOCK_STREAM or SOCK_DGRAM (asked of the kernel: SO_DOMAIN, SO_TYPE) and
-/// sets close-on-exec. It is for the caller to know that it is connected to one peer.
+/// Takes any UNIX socket that is SOCK_SEQPACKET, SOCK_STREAM or SOCK_DGRAM (asked of the kernel: SO_DOMAIN, SO_TYPE)
+/// and sets close-on-exec. It is for the caller to know that it is connected to one peer.
 impl TryFrom<OwnedFd> for Channel {
     type Error = ChannelError;
 
     /// # Errors
-    /// [`ChannelError::NotASocket`], or [`ChannelError::Os`]: the kernel, or who filters system calls, does not let it be asked or set.
-    /// The descriptor is closed.
+    /// [`ChannelError::NotASocket`], or [`ChannelError::Os`]: the kernel, or who filters system calls, does not let it
+    /// be asked or set. The descriptor is closed.
     fn try_from(fd: OwnedFd) -> Result<Self, ChannelError> {
         let domain = platform::domain(fd.as_fd()).map_err(|error| no_answer("getsockopt(SO_DOMAIN)", error))?;
         let kind = socket::kind(fd.as_fd()).map_err(|error| no_answer("getsockopt(SO_TYPE)", error))?;

@@ -6,8 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Holds what a direction has to remember between calls. Who is inside may wait for the peer as long as it likes, so others may
-/// have to give up before their turn comes.
+/// Holds what a direction has to remember between calls. Who is inside may wait for the peer as long as it likes, so
+/// others may have to give up before their turn comes.
 #[derive(Default)]
 pub(super) struct Lane<T> {
     state: Mutex<T>,
@@ -28,8 +28,8 @@ pub(super) enum Stay {
 pub(super) enum Patience {
     Forever,
     Until(Instant),
-    /// For those who stay less than this, and so are gone in a moment. To say "not ready" because of them would lie to an event
-    /// loop, which does not hear again of what is there.
+    /// For those who stay less than this, and so are gone in a moment. To say "not ready" because of them would lie to
+    /// an event loop, which does not hear again of what is there.
     Less(Stay),
 }
 

@@ -37,8 +37,8 @@ impl Channel {
     /// Sends `bytes` with any number of descriptors, in as many messages as it takes, for
     /// [`recv_many`](Self::recv_many) at the other end. Allocates. Do not send otherwise through this end meanwhile.
     ///
-    /// Each of the messages has as many descriptors as it can, 253 but for the last, and begins with 12 bytes. The first
-    /// also carries `bytes` behind them.
+    /// Each of the messages has as many descriptors as it can, 253 but for the last, and begins with 12 bytes. The
+    /// first also carries `bytes` behind them.
     ///
     /// | offset | size | field |
     /// |-------:|-----:|-------|
@@ -47,9 +47,9 @@ impl Channel {
     /// | 8 | 4 | a number that all messages of one whole share and the next whole does not, u32, little-endian |
     ///
     /// # Errors
-    /// As for [`send`](Self::send). After [`ChannelError::Unfinished`] the whole arrives when the channel is flushed; after
-    /// any other the receiver gets nothing of it: what was sent is closed there. So a non-blocking channel is for wholes that
-    /// fit the peer's queue.
+    /// As for [`send`](Self::send). After [`ChannelError::Unfinished`] the whole arrives when the channel is flushed;
+    /// after any other the receiver gets nothing of it: what was sent is closed there. So a non-blocking channel is for
+    /// wholes that fit the peer's queue.
     pub fn send_many(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
         self.send_many_within(Wait::Socket, bytes, fds)
     }
@@ -94,16 +94,18 @@ impl Channel {
         }
     }
 
-    /// Receives what [`send_many`](Self::send_many) sent: its bytes into `packet`, and its descriptors, `max_fds` at most,
-    /// whatever the channel's own [budget](Self::set_max_fds). A whole whose sender gave up in the middle is passed over.
-    /// Allocates.
+    /// Receives what [`send_many`](Self::send_many) sent: its bytes into `packet`, and its descriptors, `max_fds` at
+    /// most, whatever the channel's own [budget](Self::set_max_fds). A whole whose sender gave up in the middle is
+    /// passed over. Allocates.
     ///
     /// The packet needs room for the bytes and 12 more. The channel's timeout is for the whole.
     ///
     /// # Errors
-    /// As for [`recv`](Self::recv), [`ChannelError::Broken`] also when the message was not sent by `send_many`. The whole is then
-    /// lost: its descriptors are closed, and the next call passes over its messages that are still to come. But after
-    /// [`ChannelError::WouldBlock`] and [`ChannelError::TimedOut`] what is there is kept, and the next call goes on with it.
+    /// As for [`recv`](Self::recv), [`ChannelError::Broken`] also when the message was not sent by `send_many`. The
+    /// whole is then lost: its descriptors are closed, and the next call passes over its messages that are still to
+    /// come. But after
+    /// [`ChannelError::WouldBlock`] and [`ChannelError::TimedOut`] what is there is kept, and the next call goes on
+    /// with it.
     pub fn recv_many(&self, packet: &mut Packet, max_fds: usize) -> Result<Vec<OwnedFd>, ChannelError> {
         let timeout = socket::receive_timeout(self.as_fd()).map_err(|error| os("getsockopt(SO_RCVTIMEO)", error))?;
         let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
@@ -205,8 +207,8 @@ impl Place {
         self.total - self.before
     }
 
-    /// Where the next part stands, if there is one. Each part is as full as it can be, so that a lie cannot make a whole of very
-    /// many messages.
+    /// Where the next part stands, if there is one. Each part is as full as it can be, so that a lie cannot make a
+    /// whole of very many messages.
     fn next(self) -> Option<Self> {
         (self.left() > MAX_FDS).then(|| Self { before: self.before + MAX_FDS, ..self })
     }

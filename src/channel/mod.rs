@@ -51,8 +51,8 @@ pub const DEFAULT_MAX_FDS: usize = 16;
 pub enum Kind {
     /// SOCK_SEQPACKET: the kernel keeps messages apart and reports a hang-up. What [`Channel::pair`] makes.
     SeqPacket,
-    /// SOCK_STREAM, for a `UnixStream`, and where there is no SOCK_SEQPACKET. A hang-up is reported. The kernel keeps no
-    /// boundaries, so the channel puts a header before each message, and both ends must do so:
+    /// SOCK_STREAM, for a `UnixStream`, and where there is no SOCK_SEQPACKET. A hang-up is reported. The kernel keeps
+    /// no boundaries, so the channel puts a header before each message, and both ends must do so:
     ///
     /// | offset | size | field |
     /// |-------:|-----:|-------|
@@ -76,11 +76,13 @@ pub enum Kind {
 ///   refer to one open file description, with one offset and one O_NONBLOCK flag.
 /// * **Blocking.** Calls wait for the peer, unless [`set_nonblocking`](Self::set_nonblocking) or a timeout says
 ///   otherwise.
-/// * **Threads.** `Send + Sync`. Messages from several threads do not mix; each is received by one thread. That holds for one
-///   `Channel`: two of them over duplicates of one socket, or in two processes after a fork, mix the frames of a
+/// * **Threads.** `Send + Sync`. Messages from several threads do not mix; each is received by one thread. That holds
+///   for one `Channel`: two of them over duplicates of one socket, or in two processes after a fork, mix the frames of
+///   a
 ///   [`Kind::Stream`]. Share an end of another kind.
-/// * **Closing.** To close a descriptor can take time: as long as its sender's SO_LINGER says, for a socket with unsent data (K42).
-///   So can an error, which closes what came. Only [`refuse_descriptors`](Self::refuse_descriptors) keeps such a one out.
+/// * **Closing.** To close a descriptor can take time: as long as its sender's SO_LINGER says, for a socket with unsent
+///   data (K42). So can an error, which closes what came. Only [`refuse_descriptors`](Self::refuse_descriptors) keeps
+///   such a one out.
 /// * **Platform.** Linux. For macOS and the BSDs it compiles, and follows their manual pages, but has not been run.
 ///
 /// ```
@@ -110,8 +112,8 @@ pub struct Channel {
 }
 
 impl Channel {
-    /// Two connected ends, of [`Kind::SeqPacket`], or of [`Kind::Stream`] where there is no such thing (macOS). Both are
-    /// close-on-exec.
+    /// Two connected ends, of [`Kind::SeqPacket`], or of [`Kind::Stream`] where there is no such thing (macOS). Both
+    /// are close-on-exec.
     ///
     /// # Errors
     /// [`ChannelError::Os`]: socketpair(2) failed, for want of descriptors or memory.
@@ -157,9 +159,10 @@ impl Channel {
     /// * [`ChannelError::TooLarge`]: the kernel takes no message of this size.
     /// * [`ChannelError::Disconnected`]: the peer is gone.
     /// * [`ChannelError::WouldBlock`], [`ChannelError::TimedOut`]: the peer's queue is full.
-    /// * [`ChannelError::Congested`]: the kernel has no room for more descriptors in flight, or no memory. A blocking channel
-    ///   waits for that as it does for the queue.
-    /// * [`ChannelError::Unfinished`]: part of the message was sent, and the channel holds the rest. [`Kind::Stream`] only.
+    /// * [`ChannelError::Congested`]: the kernel has no room for more descriptors in flight, or no memory. A blocking
+    ///   channel waits for that as it does for the queue.
+    /// * [`ChannelError::Unfinished`]: part of the message was sent, and the channel holds the rest. [`Kind::Stream`]
+    ///   only.
     /// * [`ChannelError::Os`]: anything else, EPERM among them: the peer refuses descriptors.
     #[inline]
     pub fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
@@ -182,11 +185,13 @@ impl Channel {
         self.send_within(Wait::Not, bytes, fds.iter().map(AsRawFd::as_raw_fd))
     }
 
-    /// As [`send`](Self::send), but gives the descriptors away: once they are sent, `fds` is empty and they are closed here.
+    /// As [`send`](Self::send), but gives the descriptors away: once they are sent, `fds` is empty and they are closed
+    /// here.
     ///
     /// # Errors
-    /// As for [`send`](Self::send). `fds` is then as it was, so that nothing is lost, but for [`ChannelError::Unfinished`]:
-    /// then they have been sent, and closed here. (Of a peer that dies in the middle of a message they are kept.)
+    /// As for [`send`](Self::send). `fds` is then as it was, so that nothing is lost, but for
+    /// [`ChannelError::Unfinished`]: then they have been sent, and closed here. (Of a peer that dies in the middle of a
+    /// message they are kept.)
     pub fn give(&self, bytes: &[u8], fds: &mut Vec<OwnedFd>) -> Result<(), ChannelError> {
         let result = self.send_within(Wait::Socket, bytes, fds.iter().map(AsRawFd::as_raw_fd));
         if matches!(result, Ok(()) | Err(ChannelError::Unfinished)) {
@@ -195,12 +200,12 @@ impl Channel {
         result
     }
 
-    /// Sends the rest of a message that was [`ChannelError::Unfinished`]; the next send would do so first. Nothing to do
-    /// for other kinds than [`Kind::Stream`].
+    /// Sends the rest of a message that was [`ChannelError::Unfinished`]; the next send would do so first. Nothing to
+    /// do for other kinds than [`Kind::Stream`].
     ///
     /// # Errors
-    /// As for [`send`](Self::send). After [`ChannelError::WouldBlock`] and [`ChannelError::TimedOut`] there is still something
-    /// to flush.
+    /// As for [`send`](Self::send). After [`ChannelError::WouldBlock`] and [`ChannelError::TimedOut`] there is still
+    /// something to flush.
     pub fn flush(&self) -> Result<(), ChannelError> {
         self.flush_within(Wait::Socket)
     }
@@ -237,18 +242,20 @@ impl Channel {
     /// took them, are closed. Allocates nothing, unless it gives up in the middle of a stream's message.
     ///
     /// # Errors
-    /// `packet` is then empty. The message and its descriptors are gone, unless it says otherwise, and the channel is usable.
-    /// * [`ChannelError::Disconnected`]: the peer is gone and everything it sent has been received. (A `Channel` sends nothing empty;
-    ///   behind an empty message of another program, from a peer that is gone, there can be another.)
-    /// * [`ChannelError::TooLarge`]: the message had more bytes than the packet holds. On a [`Kind::Stream`] one that has over
-    ///   a megabyte more breaks the channel.
+    /// `packet` is then empty. The message and its descriptors are gone, unless it says otherwise, and the channel is
+    /// usable.
+    /// * [`ChannelError::Disconnected`]: the peer is gone and everything it sent has been received. (A `Channel` sends
+    ///   nothing empty; behind an empty message of another program, from a peer that is gone, there can be another.)
+    /// * [`ChannelError::TooLarge`]: the message had more bytes than the packet holds. On a [`Kind::Stream`] one that
+    ///   has over a megabyte more breaks the channel.
     /// * [`ChannelError::TooManyDescriptors`]: more than this end's [budget](Self::set_max_fds).
     /// * [`ChannelError::DescriptorTableFull`]: this process has no free descriptors (RLIMIT_NOFILE).
-    /// * [`ChannelError::WouldBlock`], [`ChannelError::TimedOut`]: no message is there, or not all of one. What is there is
-    ///   kept in the channel, and the next receive goes on with it.
-    /// * [`ChannelError::UnexpectedControlData`]: an option that somebody else set on the socket took the descriptors' room.
-    /// * [`ChannelError::Broken`]: the peer does not keep to the framing of a [`Kind::Stream`], now or earlier. Every later
-    ///   receive says so too.
+    /// * [`ChannelError::WouldBlock`], [`ChannelError::TimedOut`]: no message is there, or not all of one. What is
+    ///   there is kept in the channel, and the next receive goes on with it.
+    /// * [`ChannelError::UnexpectedControlData`]: an option that somebody else set on the socket took the descriptors'
+    ///   room.
+    /// * [`ChannelError::Broken`]: the peer does not keep to the framing of a [`Kind::Stream`], now or earlier. Every
+    ///   later receive says so too.
     /// * [`ChannelError::Os`]: anything else.
     #[inline]
     pub fn recv(&self, packet: &mut Packet) -> Result<(), ChannelError> {
@@ -339,8 +346,9 @@ impl Channel {
     }
 
     /// Tells a hang-up from a message of no bytes and no descriptors, which another sender than `Channel` can make
-    /// (K1): a peer that is there, or bytes behind it, say that it was a message. One case stays ambiguous: the peer has
-    /// closed its end, and behind the empty message is nothing, or only further empty ones. That is taken for the hang-up.
+    /// (K1): a peer that is there, or bytes behind it, say that it was a message. One case stays ambiguous: the peer
+    /// has closed its end, and behind the empty message is nothing, or only further empty ones. That is taken for the
+    /// hang-up.
     fn peer_is_gone(&self) -> Result<bool, ChannelError> {
         let more = || socket::has_bytes(self.as_fd()).map_err(|error| os("ioctl(FIONREAD)", error));
         Ok(self.is_hung_up()? && !more()?)
@@ -373,7 +381,8 @@ impl Channel {
     }
 }
 
-/// No memory for a message that takes more of it in one piece than the kernel ever gives is not waited for: it is too large.
+/// No memory for a message that takes more of it in one piece than the kernel ever gives is not waited for: it is too
+/// large.
 fn hopeless(error: io::Error, length: usize) -> io::Error {
     const LARGEST_PIECE: usize = 4 << 20;
     let hopeless = error.raw_os_error() == Some(libc::ENOBUFS) && length > LARGEST_PIECE;
@@ -429,8 +438,8 @@ impl fmt::Debug for Channel {
     }
 }
 
-/// The socket. A channel of [`Kind::Stream`] that holds a part of a message, in either direction, is shut down first, in both:
-/// whatever used the socket behind it would take the middle of that message for the beginning of the next.
+/// The socket. A channel of [`Kind::Stream`] that holds a part of a message, in either direction, is shut down first,
+/// in both: whatever used the socket behind it would take the middle of that message for the beginning of the next.
 impl From<Channel> for OwnedFd {
     fn from(mut channel: Channel) -> Self {
         if channel.stream.as_mut().is_some_and(|stream| stream.is_amid_a_message()) {

@@ -46,10 +46,10 @@ impl Packet {
         self.arrived.fds.drain(..)
     }
 
-    /// Who sent the message: `None` if the channel does not [ask](super::Channel::set_sender_credentials), or the kernel
-    /// does not know, because the message was queued before the channel asked (K23) or its sender is outside of this
-    /// process's PID namespace, or over a stream several that hold the peer's end have written it between them. Take
-    /// `None` for a refusal.
+    /// Who sent the message: `None` if the channel does not [ask](super::Channel::set_sender_credentials), or the
+    /// kernel does not know, because the message was queued before the channel asked (K23) or its sender is outside of
+    /// this process's PID namespace, or over a stream several that hold the peer's end have written it between them.
+    /// Take `None` for a refusal.
     #[must_use]
     pub fn sender(&self) -> Option<Credentials> {
         peer::sender(&self.arrived)
@@ -59,8 +59,8 @@ impl Packet {
     /// [ask](super::Channel::set_sender_pidfd), if it has been taken, or if the kernel has none to give, because the
     /// sender has ended (before Linux 6.16) or cannot be named here. Take `None` for a refusal.
     ///
-    /// Over a stream it is the process that sent the first bytes of the message. That the others are its own as well is known
-    /// only where the channel asks for [credentials](super::Channel::set_sender_credentials) too.
+    /// Over a stream it is the process that sent the first bytes of the message. That the others are its own as well is
+    /// known only where the channel asks for [credentials](super::Channel::set_sender_credentials) too.
     pub fn take_sender_pidfd(&mut self) -> Option<PidFd> {
         peer::take_pidfd(&mut self.arrived)
     }

@@ -14,8 +14,8 @@ use crate::sys::scm::Arrived;
 #[cfg(target_os = "linux")]
 use crate::sys::socket;
 
-/// A process, by the numbers that the kernel vouches for. They cannot be forged, but they are as the kernel translates them
-/// for this process: an id that its user namespace does not map is 65534.
+/// A process, by the numbers that the kernel vouches for. They cannot be forged, but they are as the kernel translates
+/// them for this process: an id that its user namespace does not map is 65534.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Credentials {
@@ -145,12 +145,12 @@ impl SenderOptions {
 }
 
 impl Channel {
-    /// Asks the kernel to say with each message who sent it: see [`Packet::sender`](super::Packet::sender) (SO_PASSCRED).
-    /// The sender need not do anything, and cannot lie: naming another process or user takes CAP_SYS_ADMIN,
-    /// CAP_SETUID and CAP_SETGID.
+    /// Asks the kernel to say with each message who sent it: see [`Packet::sender`](super::Packet::sender)
+    /// (SO_PASSCRED). The sender need not do anything, and cannot lie: naming another process or user takes
+    /// CAP_SYS_ADMIN, CAP_SETUID and CAP_SETGID.
     ///
-    /// Set it before the other end is given away: a message that is queued already has no sender (K23). The option belongs to
-    /// the socket, as O_NONBLOCK does; setting it on a duplicate behind the channel's back leads to
+    /// Set it before the other end is given away: a message that is queued already has no sender (K23). The option
+    /// belongs to the socket, as O_NONBLOCK does; setting it on a duplicate behind the channel's back leads to
     /// [`ChannelError::UnexpectedControlData`] instead of descriptors.
     ///
     /// # Errors
@@ -164,8 +164,8 @@ impl Channel {
     }
 
     /// Asks the kernel to give with each message a descriptor of the process that sent it: see
-    /// [`Packet::take_sender_pidfd`](super::Packet::take_sender_pidfd) (SO_PASSPIDFD, Linux 6.5). It takes one number of
-    /// this process's descriptor table beside those of the budget; where there is none, the message is
+    /// [`Packet::take_sender_pidfd`](super::Packet::take_sender_pidfd) (SO_PASSPIDFD, Linux 6.5). It takes one number
+    /// of this process's descriptor table beside those of the budget; where there is none, the message is
     /// [`ChannelError::DescriptorTableFull`].
     ///
     /// # Errors

@@ -1,11 +1,13 @@
 //! `[both]` One sendmsg(2) and one recvmsg(2) with descriptors, on any UNIX socket, and nothing more.
 //!
-//! For peers that are not [`Channel`](crate::Channel)s: over a stream they know nothing of its frames. (Over SOCK_SEQPACKET and
-//! SOCK_DGRAM a `Channel` speaks with any peer.) What the kernel says is reported as it is, but descriptors are close-on-exec and
-//! owned from the first instant, no SIGPIPE is raised, and EINTR is answered by another try.
+//! For peers that are not [`Channel`](crate::Channel)s: over a stream they know nothing of its frames. (Over
+//! SOCK_SEQPACKET and SOCK_DGRAM a `Channel` speaks with any peer.) What the kernel says is reported as it is, but
+//! descriptors are close-on-exec and owned from the first instant, no SIGPIPE is raised, and EINTR is answered by
+//! another try.
 //!
-//! What to know of SOCK_STREAM: bytes have no boundaries, and a receive can hold those of several sends; descriptors come with the
-//! first byte of what they were sent with; a send that carries descriptors needs at least one byte (K24, K25).
+//! What to know of SOCK_STREAM: bytes have no boundaries, and a receive can hold those of several sends; descriptors
+//! come with the first byte of what they were sent with; a send that carries descriptors needs at least one byte (K24,
+//! K25).
 //!
 //! Perl's `IO::FDPass` sends each descriptor with one byte, 0, and takes none that comes with another.
 //!
@@ -30,13 +32,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use super::peer::{self, Credentials, PidFd};
 use crate::sys::scm::{self, Arrived, Room};
 
-/// Sends `bytes`, or on a stream perhaps only the first of them, with duplicates of `fds`, all or none. Answers the number of
-/// bytes. The socket has to be a UNIX socket, which is not asked: over another the kernel sends the bytes and drops the
-/// descriptors, and says nothing.
+/// Sends `bytes`, or on a stream perhaps only the first of them, with duplicates of `fds`, all or none. Answers the
+/// number of bytes. The socket has to be a UNIX socket, which is not asked: over another the kernel sends the bytes and
+/// drops the descriptors, and says nothing.
 ///
 /// # Errors
-/// Those of sendmsg(2). EINVAL: more than 253 descriptors ([`MAX_FDS`](crate::MAX_FDS)), or descriptors without a byte on a stream,
-/// where the kernel would drop them. EAGAIN: the socket is non-blocking, or its timeout has passed.
+/// Those of sendmsg(2). EINVAL: more than 253 descriptors ([`MAX_FDS`](crate::MAX_FDS)), or descriptors without a byte
+/// on a stream, where the kernel would drop them. EAGAIN: the socket is non-blocking, or its timeout has passed.
 #[inline]
 pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
     let socket = socket.as_fd();
@@ -58,7 +60,8 @@ pub fn recv(socket: impl AsFd, bytes: &mut [u8], ancillary: &mut Ancillary) -> i
     let surplus = ancillary.arrived.fds.len() > ancillary.room.fds;
     ancillary.arrived.fds.truncate(ancillary.room.fds);
     let nothing = !received.control && !received.control_cut;
-    // With SO_PASSCRED the end of a stream comes with credentials, which are nobody's, or with the news that they were cut.
+    // With SO_PASSCRED the end of a stream comes with credentials, which are nobody's, or with the news that they were
+    // cut.
     let end_of_stream = || crate::sys::socket::kind(socket).is_ok_and(|kind| kind == libc::SOCK_STREAM);
     let hung_up = received.len == 0 && !bytes.is_empty() && (nothing || end_of_stream());
     Ok(Received {
@@ -133,7 +136,7 @@ pub struct Received {
     /// More came with it, and was closed: there were more descriptors than room, or than free numbers in this process's
     /// table (MSG_CTRUNC). What is in the [`Ancillary`] is a part; do not act on it.
     pub ancillary_cut: bool,
-    /// Nothing came at all: the peer has closed its end or, but on a stream, has sent an empty message. Not told if there was no room for
-    /// bytes.
+    /// Nothing came at all: the peer has closed its end or, but on a stream, has sent an empty message. Not told if
+    /// there was no room for bytes.
     pub hung_up: bool,
 }

@@ -41,9 +41,9 @@ impl Channel {
     }
 
     /// How long a receive waits for a message before it answers [`ChannelError::TimedOut`]; `None` is for ever.
-    /// Rounded up to a microsecond. Holds for the socket, as O_NONBLOCK does (SO_RCVTIMEO). It is counted anew for each piece of
-    /// a message that arrives in pieces, which happens on a [`Kind::Stream`](super::Kind::Stream): [`recv_deadline`](Self::recv_deadline) is
-    /// for the whole message.
+    /// Rounded up to a microsecond. Holds for the socket, as O_NONBLOCK does (SO_RCVTIMEO). It is counted anew for each
+    /// piece of a message that arrives in pieces, which happens on a [`Kind::Stream`](super::Kind::Stream):
+    /// [`recv_deadline`](Self::recv_deadline) is for the whole message.
     ///
     /// # Errors
     /// [`ChannelError::Os`]: setsockopt(2) failed.
@@ -53,8 +53,8 @@ impl Channel {
     }
 
     /// How long a send waits for room in the peer's queue before it answers [`ChannelError::TimedOut`]; `None` is for
-    /// ever. Rounded up to a microsecond. Holds for the socket, as O_NONBLOCK does (SO_SNDTIMEO), and is counted anew as
-    /// for [`set_recv_timeout`](Self::set_recv_timeout).
+    /// ever. Rounded up to a microsecond. Holds for the socket, as O_NONBLOCK does (SO_SNDTIMEO), and is counted anew
+    /// as for [`set_recv_timeout`](Self::set_recv_timeout).
     ///
     /// # Errors
     /// [`ChannelError::Os`]: setsockopt(2) failed.

@@ -4,8 +4,8 @@
 //! descriptors ride on the first of them.
 //!
 //! The receiver never asks for a byte beyond the frame, so it cannot take a descriptor of the next one (K10, K24), and
-//! a poll of the socket tells the truth. A call that gives up in the middle of a frame leaves in the channel what the next
-//! call needs to go on with it.
+//! a poll of the socket tells the truth. A call that gives up in the middle of a frame leaves in the channel what the
+//! next call needs to go on with it.
 
 use std::io::IoSlice;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
@@ -18,8 +18,8 @@ use crate::error::ChannelError;
 use crate::sys::scm::{self, Arrived};
 
 const HEADER: usize = 8;
-/// How much more than the packet a frame may have to be passed over. A sender who gives a little all the time could keep a call
-/// that does not wait busy with it.
+/// How much more than the packet a frame may have to be passed over. A sender who gives a little all the time could
+/// keep a call that does not wait busy with it.
 const SKIP_MOST: usize = 1 << 20;
 
 #[derive(Default)]
@@ -292,8 +292,8 @@ impl Incoming {
     }
 }
 
-/// Counts what arrives in one call. The kernel looks at a deadline when it has nothing to give; of a peer that gives a little all
-/// the time, so that there always is something, it is looked at now and then.
+/// Counts what arrives in one call. The kernel looks at a deadline when it has nothing to give; of a peer that gives a
+/// little all the time, so that there always is something, it is looked at now and then.
 #[derive(Default)]
 struct Pieces(u8);
 
@@ -304,8 +304,8 @@ impl Pieces {
     }
 }
 
-/// One receive, of not more than `bytes`, with not more descriptors in all than the budget. Answers the number of bytes, or
-/// `None` at the end of the stream.
+/// One receive, of not more than `bytes`, with not more descriptors in all than the budget. Answers the number of
+/// bytes, or `None` at the end of the stream.
 #[inline(always)]
 fn fill(
     channel: &Channel,
@@ -319,8 +319,8 @@ fn fill(
     Ok((received.len > 0).then(|| (received.len, Loss::of(&received, arrived.fds.len(), budget))))
 }
 
-/// As [`fill`], behind the header: the descriptors came with that, and a further one is a [`Loss::Budget`]. What was not asked for
-/// takes no descriptor's room here.
+/// As [`fill`], behind the header: the descriptors came with that, and a further one is a [`Loss::Budget`]. What was
+/// not asked for takes no descriptor's room here.
 #[inline(always)]
 fn fill_rest(
     channel: &Channel,

@@ -36,8 +36,8 @@ impl Wait {
         }
     }
 
-    /// Whether a deadline has passed. It is looked at when the kernel makes the call wait; who always has something to do has to
-    /// look at it too.
+    /// Whether a deadline has passed. It is looked at when the kernel makes the call wait; who always has something to
+    /// do has to look at it too.
     pub(super) fn is_over(self) -> bool {
         self.deadline().is_some_and(|deadline| deadline <= Instant::now())
     }

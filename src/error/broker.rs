@@ -140,8 +140,8 @@ pub enum Fault {
     /// The worker sent descriptors. None was kept.
     #[error("malformed: the request carried descriptors, and a broker accepts none")]
     Descriptors,
-    /// The worker did not read its replies for as long as the broker waits. Kill it: until its end of the channel is closed,
-    /// the descriptors that it has not read stay in flight, and the kernel counts them for the broker's user.
+    /// The worker did not read its replies for as long as the broker waits. Kill it: until its end of the channel is
+    /// closed, the descriptors that it has not read stay in flight, and the kernel counts them for the broker's user.
     #[error("the worker does not read its replies")]
     Stalled,
     /// The service panicked.

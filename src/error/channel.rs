@@ -40,8 +40,8 @@ pub enum ChannelError {
     #[error("an empty message without descriptors cannot be told from a hang-up, and is not sent")]
     Empty,
     /// Nothing was sent: too many descriptors are in flight, which the kernel counts for all processes of this user
-    /// (ETOOMANYREFS), or it has no memory (ENOBUFS, ENOMEM). The call does not wait, or has waited for as long as it was to.
-    /// Polling does not tell when it is over: try again later.
+    /// (ETOOMANYREFS), or it has no memory (ENOBUFS, ENOMEM). The call does not wait, or has waited for as long as it
+    /// was to. Polling does not tell when it is over: try again later.
     #[error("{call}: {source}: the kernel has no room for the message now; try again later")]
     Congested {
         /// The call.
@@ -49,16 +49,16 @@ pub enum ChannelError {
         /// Its errno.
         source: io::Error,
     },
-    /// Part of the message, with all of its descriptors, is on its way over a stream; the channel holds the rest. Do not send it
-    /// again: the next send, or `Channel::flush`, finishes it. If the channel is dropped before, its peer is told
-    /// "disconnected" instead, as soon as no other descriptor is open on this end.
+    /// Part of the message, with all of its descriptors, is on its way over a stream; the channel holds the rest. Do
+    /// not send it again: the next send, or `Channel::flush`, finishes it. If the channel is dropped before, its peer
+    /// is told "disconnected" instead, as soon as no other descriptor is open on this end.
     #[error("the message is sent in part, and the channel holds the rest: flush it")]
     Unfinished,
     /// A stream whose frames are out of step: the peer is no `Channel`, or lies. Close it.
     #[error("the framing is broken: the peer is not a Channel, or lies about its messages")]
     Broken,
-    /// Control data came that the channel did not ask for, and took the room of descriptors, which were closed. Somebody set
-    /// SO_PASSCRED, SO_PASSPIDFD or SO_PASSSEC on the socket after it had become a channel.
+    /// Control data came that the channel did not ask for, and took the room of descriptors, which were closed.
+    /// Somebody set SO_PASSCRED, SO_PASSPIDFD or SO_PASSSEC on the socket after it had become a channel.
     #[error(
         "descriptors were lost to control data that the channel did not ask for (SO_PASSCRED or the like, set behind its back)"
     )]
@@ -200,8 +200,8 @@ pub enum EndpointError {
         /// What is there.
         what: &'static str,
     },
-    /// EMFILE: this process has no free descriptor for the socket, or for what a listener's path needs for a moment: close
-    /// some, or raise RLIMIT_NOFILE.
+    /// EMFILE: this process has no free descriptor for the socket, or for what a listener's path needs for a moment:
+    /// close some, or raise RLIMIT_NOFILE.
     #[error("{asked}: {call}: this process's descriptor table is full (RLIMIT_NOFILE); close some, or raise the limit")]
     DescriptorTableFull {
         /// What was asked.

@@ -1,5 +1,5 @@
-//! `[both]` Errors, by what the caller can do next. Those of channel and client convert into [`std::io::Error`] with the
-//! errno, where there is one, so that `?` works in functions that return `io::Result`.
+//! `[both]` Errors, by what the caller can do next. Those of channel and client convert into [`std::io::Error`] with
+//! the errno, where there is one, so that `?` works in functions that return `io::Result`.
 
 #[cfg(target_os = "linux")]
 mod broker;

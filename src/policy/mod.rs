@@ -1,8 +1,9 @@
-//! `[broker]` Request to permit or refusal. Deciding does no I/O, allocates nothing, and takes as long with ten thousand
-//! rules as with ten.
+//! `[broker]` Request to permit or refusal. Deciding does no I/O, allocates nothing, and takes as long with ten
+//! thousand rules as with ten.
 //!
-//! **The most specific rule decides, alone:** a rule for exactly the path before any tree, and of the trees the nearest.
-//! What that rule does not grant is refused, whatever a rule further up grants. Where no rule is, everything is refused.
+//! **The most specific rule decides, alone:** a rule for exactly the path before any tree, and of the trees the
+//! nearest. What that rule does not grant is refused, whatever a rule further up grants. Where no rule is, everything
+//! is refused.
 
 mod permit;
 mod root;
@@ -228,8 +229,8 @@ fn check_path(path: &Path) -> Result<(), PolicyError> {
     path::check(path.as_os_str().as_bytes()).map_err(|source| PolicyError::Path { path: path.to_owned(), source })
 }
 
-/// The address as a request on the wire spells it. An IPv4 address in IPv6 clothes is another key than the plain one, so
-/// a rule may not use it: whichever spelling a request has, it cannot dodge the rule.
+/// The address as a request on the wire spells it. An IPv4 address in IPv6 clothes is another key than the plain one,
+/// so a rule may not use it: whichever spelling a request has, it cannot dodge the rule.
 fn plain_address(mut address: SocketAddr) -> Result<SocketAddr, PolicyError> {
     if let SocketAddr::V6(v6) = &mut address {
         v6.set_flowinfo(0);

@@ -6,7 +6,8 @@ use super::root::Root;
 use super::rule::{ConnectRule, ListenRule};
 use crate::wire::Right;
 
-/// Says that the policy allows one thing, and on what terms. Only [`Policy::decide`](super::Policy::decide) makes one, and
+/// Says that the policy allows one thing, and on what terms. Only [`Policy::decide`](super::Policy::decide) makes one,
+/// and
 /// [`open`](crate::open::open) takes nothing else.
 #[derive(Debug)]
 #[must_use = "a permit does nothing until it is opened"]

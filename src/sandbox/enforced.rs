@@ -44,7 +44,8 @@ impl fmt::Display for Layer {
     }
 }
 
-/// Which layers hold around a worker, and why the others do not. [`Display`](fmt::Display) makes an aligned table of it.
+/// Which layers hold around a worker, and why the others do not. [`Display`](fmt::Display) makes an aligned table of
+/// it.
 #[derive(Debug, Clone, Default)]
 pub struct Enforced(Vec<(Layer, Result<String, String>)>);
 

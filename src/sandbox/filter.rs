@@ -77,8 +77,9 @@ fn conditional(stage: Stage) -> Result<Rules, BackendError> {
         (libc::SYS_prctl, only(0, PRCTL)?),
         // Its own limits, to look at or to lower.
         (libc::SYS_prlimit64, only(0, &[0])?),
-        // A datagram socket of a pair can send to any named socket: only the connected kinds. Of UNIX sockets: of another
-        // family the kernel makes two sockets, and loads its module, before it finds that there are no pairs of them.
+        // A datagram socket of a pair can send to any named socket: only the connected kinds. Of UNIX sockets: of
+        // another family the kernel makes two sockets, and loads its module, before it finds that there are no pairs of
+        // them.
         (libc::SYS_socketpair, vec![pair_of(libc::SOCK_STREAM as u64)?, pair_of(libc::SOCK_SEQPACKET as u64)?]),
         // Not the other write flags: RWF_NOAPPEND (Linux 6.9) writes over a file that was granted for appending.
         (libc::SYS_pwritev2, vec![rule(vec![masked(5, !WRITE_FLAGS, 0)?])?]),

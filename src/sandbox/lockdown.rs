@@ -8,15 +8,15 @@ use super::{Enforced, Layer, filter, landlock as rulesets};
 use crate::error::LockdownError;
 
 /// Gives up, for good, everything that a running worker does not need: from here on the process computes, makes
-/// threads, and uses the descriptors that it holds and is granted. Opening files, executing programs, making processes and
-/// sockets that reach anybody are refused.
+/// threads, and uses the descriptors that it holds and is granted. Opening files, executing programs, making processes
+/// and sockets that reach anybody are refused.
 ///
 /// Call it from the main function, before threads: the system-call filter is put on every thread there is, Landlock on
 /// the calling one and those that it starts. It works in any process, also in one that fdbroker did not start.
 /// [`split`](crate::split()) calls it for you.
 ///
-/// What it cannot refuse: asking whether a file exists and for its size and times (the C library's fstat(3) is a call on a
-/// path too, and a filter does not see paths).
+/// What it cannot refuse: asking whether a file exists and for its size and times (the C library's fstat(3) is a call
+/// on a path too, and a filter does not see paths).
 ///
 /// # Errors
 /// [`LockdownError`], when the kernel has no seccomp or refuses a step. The process may be locked down in part: end it.

@@ -22,21 +22,21 @@ use spawn::RunAs;
 
 /// How to start a worker.
 ///
-/// The worker's standard input is its channel. Standard output and error go where the broker's go, unless said otherwise: a
-/// terminal or a pipe is opened once more for it, for writing only; a file or a socket is shared with it. No other
-/// descriptor is open, the environment is empty, and the working directory is `/`.
+/// The worker's standard input is its channel. Standard output and error go where the broker's go, unless said
+/// otherwise: a terminal or a pipe is opened once more for it, for writing only; a file or a socket is shared with it.
+/// No other descriptor is open, the environment is empty, and the working directory is `/`.
 ///
-/// These layers are put around it before it executes its first instruction; those marked * are left out where the kernel
-/// does not have them, and [`Enforced`] then says so:
+/// These layers are put around it before it executes its first instruction; those marked * are left out where the
+/// kernel does not have them, and [`Enforced`] then says so:
 ///
 /// * another user without groups, if the broker is root: `nobody` (65534) unless [`user`](Self::user) says otherwise;
 /// * a user namespace of its own*, if the broker is not root;
 /// * no capabilities (the bounding set* included), and no_new_privs;
-/// * Landlock*: it can execute and read its program, read the system's libraries, and open no other file, no TCP port and,
-///   from ABI 6 on, no process and no abstract socket outside;
+/// * Landlock*: it can execute and read its program, read the system's libraries, and open no other file, no TCP port
+///   and, from ABI 6 on, no process and no abstract socket outside;
 /// * a system-call filter: no sockets but those that it is handed, no signals to others, no tracing, no mounts, no
-///   namespaces, no keys, no io_uring, no bpf, and so on. It can make threads, but no processes, and execute a program in
-///   its own place.
+///   namespaces, no keys, no io_uring, no bpf, and so on. It can make threads, but no processes, and execute a program
+///   in its own place.
 ///
 /// A program that links this crate can close what its start-up left open: [`lockdown`].
 #[derive(Debug)]

@@ -175,9 +175,9 @@ impl Failure {
 }
 
 /// Makes `command` take the plan's steps in the child, the last of which is exec: the command's own program is never
-/// executed. A step that fails ends the child, and `spawn` returns its errno; steps that may fail are only reported. std
-/// has by then put standard input, output and error in place, and reset SIGPIPE. The signal mask it leaves as it was in
-/// the thread that spawned.
+/// executed. A step that fails ends the child, and `spawn` returns its errno; steps that may fail are only reported.
+/// std has by then put standard input, output and error in place, and reset SIGPIPE. The signal mask it leaves as it
+/// was in the thread that spawned.
 pub(crate) fn attach(command: &mut Command, plan: Plan) {
     // SAFETY: `take_steps` allocates nothing, takes no lock, and calls only system calls (directly or through
     // functions of libc and seccompiler that do no more than make them), which is what a forked child of a

@@ -39,8 +39,8 @@ pub(super) const fn space(data: usize) -> usize {
     bytes as usize
 }
 
-/// Room for all control data that a message can have. XNU and FreeBSD bound it by the size of an mbuf cluster, 2048 bytes
-/// (`MCLBYTES`), Linux by SCM_MAX_FD.
+/// Room for all control data that a message can have. XNU and FreeBSD bound it by the size of an mbuf cluster, 2048
+/// bytes (`MCLBYTES`), Linux by SCM_MAX_FD.
 pub(super) const CONTROL: usize =
     if cfg!(target_os = "linux") { space(UCRED) + space(super::scm::MAX_FDS * FD) + space(FD) } else { 2560 };
 
@@ -50,11 +50,11 @@ const UCRED: usize = 12;
 
 /// Bytes of control data to offer the kernel.
 ///
-/// * Linux writes credentials, then descriptors, then the pidfd, and installs what fits (put_cmsg in net/core/scm.c): exactly
-///   the room that is due. When there is a pidfd, a surplus descriptor can take its room (K22).
-/// * XNU installs all descriptors and then cuts the list (unp_externalize and recvit): with less than everything, what is not
-///   shown would stay open. FreeBSD and OpenBSD install none if not all of them fit (unp_externalize), and OpenBSD has one
-///   errno for that and for a full table. So everything is taken there, and a surplus closed.
+/// * Linux writes credentials, then descriptors, then the pidfd, and installs what fits (put_cmsg in net/core/scm.c):
+///   exactly the room that is due. When there is a pidfd, a surplus descriptor can take its room (K22).
+/// * XNU installs all descriptors and then cuts the list (unp_externalize and recvit): with less than everything, what
+///   is not shown would stay open. FreeBSD and OpenBSD install none if not all of them fit (unp_externalize), and
+///   OpenBSD has one errno for that and for a full table. So everything is taken there, and a surplus closed.
 #[inline]
 pub(super) fn room(room: Room) -> usize {
     if cfg!(not(target_os = "linux")) {
@@ -106,14 +106,14 @@ pub(crate) fn prepare(socket: &OwnedFd) {
     let _ = socket;
 }
 
-/// Sets close-on-exec where [`RECV_FLAGS`] cannot: a program that another thread starts between the receipt and this call
-/// inherits the descriptor. It cannot fail on an open descriptor, unless who filters system calls forbids it.
+/// Sets close-on-exec where [`RECV_FLAGS`] cannot: a program that another thread starts between the receipt and this
+/// call inherits the descriptor. It cannot fail on an open descriptor, unless who filters system calls forbids it.
 pub(crate) fn close_on_exec(fd: &OwnedFd) -> io::Result<()> {
     fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map(drop).map_err(io::Error::from)
 }
 
-/// Whether a recvmsg that failed is to be made again, for the bytes alone: OpenBSD answers EMSGSIZE when the descriptors do not
-/// fit the process's table, and then leaves the message without them (unp_externalize, soreceive).
+/// Whether a recvmsg that failed is to be made again, for the bytes alone: OpenBSD answers EMSGSIZE when the
+/// descriptors do not fit the process's table, and then leaves the message without them (unp_externalize, soreceive).
 #[inline]
 pub(super) fn lost_descriptors(error: &io::Error) -> bool {
     cfg!(target_os = "openbsd") && error.raw_os_error() == Some(libc::EMSGSIZE)
@@ -133,15 +133,15 @@ pub(crate) fn timer(_: std::time::Duration) -> io::Result<OwnedFd> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Whether a sendmsg failed for what will pass: too many descriptors in flight, or no memory. OpenBSD answers EMFILE for the
-/// former (unp_internalize).
+/// Whether a sendmsg failed for what will pass: too many descriptors in flight, or no memory. OpenBSD answers EMFILE
+/// for the former (unp_internalize).
 pub(crate) fn is_congestion(errno: c_int) -> bool {
     matches!(errno, libc::ETOOMANYREFS | libc::ENOBUFS | libc::ENOMEM)
         || (cfg!(target_os = "openbsd") && errno == libc::EMFILE)
 }
 
-/// The event that says "the peer sends no more". POLLRDHUP is Linux's (poll(2)), and FreeBSD's since 13; elsewhere POLLHUP, which
-/// need not be asked for, says so when the peer has closed.
+/// The event that says "the peer sends no more". POLLRDHUP is Linux's (poll(2)), and FreeBSD's since 13; elsewhere
+/// POLLHUP, which need not be asked for, says so when the peer has closed.
 #[cfg(target_os = "linux")]
 pub(super) const HANG_UP: libc::c_short = libc::POLLRDHUP;
 #[cfg(not(target_os = "linux"))]
@@ -156,7 +156,8 @@ pub(crate) const O_PATH: c_int = 0;
 /// IPPROTO_MPTCP, which is Linux's (include/uapi/linux/in.h).
 pub(crate) const MPTCP: c_int = 262;
 
-/// The socket's address family (SO_DOMAIN; getsockname(2) where there is no such option). ENOTSOCK when it is no socket.
+/// The socket's address family (SO_DOMAIN; getsockname(2) where there is no such option). ENOTSOCK when it is no
+/// socket.
 #[cfg(target_os = "linux")]
 pub(crate) fn domain(socket: BorrowedFd<'_>) -> io::Result<c_int> {
     socket::get(socket, libc::SO_DOMAIN)
@@ -169,8 +170,8 @@ pub(crate) fn domain(socket: BorrowedFd<'_>) -> io::Result<c_int> {
     Ok(address.family().map_or(libc::AF_UNSPEC, |family| family as c_int))
 }
 
-/// The socket's protocol (SO_PROTOCOL): 0 where the family has only one. macOS and NetBSD have no such option (getsockopt(2)): the
-/// answer is the usual protocol of the socket's type.
+/// The socket's protocol (SO_PROTOCOL): 0 where the family has only one. macOS and NetBSD have no such option
+/// (getsockopt(2)): the answer is the usual protocol of the socket's type.
 #[cfg(any(target_os = "linux", target_os = "freebsd", target_os = "openbsd"))]
 pub(crate) fn protocol(socket: BorrowedFd<'_>) -> io::Result<c_int> {
     socket::get(socket, libc::SO_PROTOCOL)
@@ -186,8 +187,8 @@ pub(crate) fn protocol(socket: BorrowedFd<'_>) -> io::Result<c_int> {
 }
 
 /// Asks the kernel to refuse every message to this socket that carries descriptors: its sender gets EPERM (K18, K29).
-/// Answers whether the kernel can: Linux 6.16 (SO_PASSRIGHTS, include/uapi/asm-generic/socket.h). The architectures with
-/// numbers of their own (mips, sparc) are left to the check at receipt.
+/// Answers whether the kernel can: Linux 6.16 (SO_PASSRIGHTS, include/uapi/asm-generic/socket.h). The architectures
+/// with numbers of their own (mips, sparc) are left to the check at receipt.
 pub(crate) fn refuse_descriptors(socket: BorrowedFd<'_>) -> io::Result<bool> {
     const SO_PASSRIGHTS: c_int = 83;
     if !GENERIC_NUMBERS {
@@ -219,7 +220,8 @@ pub(crate) fn passes_credentials(socket: BorrowedFd<'_>) -> bool {
 /// SO_PASSPIDFD (include/uapi/asm-generic/socket.h); libc does not name it for every target.
 const SO_PASSPIDFD: c_int = 76;
 
-/// Whether each message that is received comes with SCM_PIDFD. Answers whether the kernel can: Linux 6.5 (SO_PASSPIDFD).
+/// Whether each message that is received comes with SCM_PIDFD. Answers whether the kernel can: Linux 6.5
+/// (SO_PASSPIDFD).
 pub(crate) fn pass_pidfd(socket: BorrowedFd<'_>, on: bool) -> io::Result<bool> {
     if !GENERIC_NUMBERS {
         return Ok(false);
@@ -240,7 +242,8 @@ pub(crate) fn passes_security(socket: BorrowedFd<'_>) -> bool {
     GENERIC_NUMBERS && socket::get(socket, SO_PASSSEC).is_ok_and(|value| value != 0)
 }
 
-/// The file type of what a descriptor is open on (the bits of S_IFMT). Does not wait on Linux; elsewhere a file server may be asked.
+/// The file type of what a descriptor is open on (the bits of S_IFMT). Does not wait on Linux; elsewhere a file server
+/// may be asked.
 pub(crate) fn file_type(fd: BorrowedFd<'_>) -> io::Result<libc::mode_t> {
     #[cfg(target_os = "linux")]
     return Ok(super::descriptor::status(fd)?.file_type);

@@ -4,8 +4,8 @@
 //! the same system call, and says what was cut. The rows K1 to K31 that comments name are facts of the kernel that
 //! docs/KERNEL.md lists.
 //!
-//! The path of a message is inlined into its caller: that was measured to take 2 to 4 % off a message (benches/README.md), more
-//! than all else that is done here.
+//! The path of a message is inlined into its caller: that was measured to take 2 to 4 % off a message
+//! (benches/README.md), more than all else that is done here.
 
 use std::io::{self, IoSlice};
 use std::mem;
@@ -107,8 +107,8 @@ pub(crate) fn send(
     }
     let timeout = || socket::send_timeout(socket);
     retry(timeout, || {
-        // SAFETY: `header` points to `bytes` (IoSlice is an iovec, by std's promise) and to `room`, which are borrowed for
-        // longer than the call; the kernel only reads through them, no more than the lengths given.
+        // SAFETY: `header` points to `bytes` (IoSlice is an iovec, by std's promise) and to `room`, which are borrowed
+        // for longer than the call; the kernel only reads through them, no more than the lengths given.
         unsafe { libc::sendmsg(socket.as_raw_fd(), &header, platform::SEND_FLAGS | flags) }
     })
 }
@@ -135,9 +135,9 @@ pub(crate) fn recv(
     let mut lost = false;
     let len = loop {
         let result = retry(timeout, || {
-            // SAFETY: `header` points to `iov`, which points to `bytes`, and to the first `room_bytes` bytes of `control`
-            // (at most all of them); all are borrowed exclusively for longer than the call. The kernel writes no more than the
-            // lengths given, and any bytes are valid there.
+            // SAFETY: `header` points to `iov`, which points to `bytes`, and to the first `room_bytes` bytes of
+            // `control` (at most all of them); all are borrowed exclusively for longer than the call. The kernel writes
+            // no more than the lengths given, and any bytes are valid there.
             unsafe { libc::recvmsg(socket.as_raw_fd(), &mut header, platform::RECV_FLAGS | flags) }
         });
         match result {
@@ -159,8 +159,8 @@ pub(crate) fn recv(
         match Item::of(block) {
             Item::Rights(slots) => {
                 for number in installed(slots) {
-                    // SAFETY: the kernel wrote this number a moment ago into a block that means "installed in your table
-                    // for you": it is open, and nobody else in this process knows of it. It is not negative.
+                    // SAFETY: the kernel wrote this number a moment ago into a block that means "installed in your
+                    // table for you": it is open, and nobody else in this process knows of it. It is not negative.
                     let fd = unsafe { OwnedFd::from_raw_fd(number) };
                     if platform::RECV_FLAGS == 0 {
                         let _ = platform::close_on_exec(&fd);
@@ -177,8 +177,8 @@ pub(crate) fn recv(
                 received.no_pidfd |=
                     missed && numbers(slots).any(|number| [-libc::EMFILE, -libc::ENFILE].contains(&number));
                 for number in installed(slots) {
-                    // SAFETY: as for SCM_RIGHTS, the kernel installed it for this process a moment ago; where it could not, the
-                    // number is negative, and `installed` has left it out.
+                    // SAFETY: as for SCM_RIGHTS, the kernel installed it for this process a moment ago; where it could
+                    // not, the number is negative, and `installed` has left it out.
                     let fd = unsafe { OwnedFd::from_raw_fd(number) };
                     arrived.pidfd.get_or_insert(fd);
                 }
@@ -223,7 +223,8 @@ fn put_header(header: &mut [u8], len: usize, level: i32, kind: i32) {
 enum Item<'a> {
     /// These descriptors were installed.
     Rights(&'a [u8]),
-    /// So was this one, for the sender; or it could not be, for a reason that stands in its place as a negative number (K22).
+    /// So was this one, for the sender; or it could not be, for a reason that stands in its place as a negative number
+    /// (K22).
     PidFd(&'a [u8]),
     Credentials([u32; 3]),
     Other,

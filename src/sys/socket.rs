@@ -43,8 +43,8 @@ pub(crate) fn is_hung_up(socket: BorrowedFd<'_>) -> io::Result<bool> {
     }
 }
 
-/// Whether there are bytes to receive, in the first message or in one behind it (FIONREAD; the kernel counts the whole queue, but for
-/// a datagram socket).
+/// Whether there are bytes to receive, in the first message or in one behind it (FIONREAD; the kernel counts the whole
+/// queue, but for a datagram socket).
 pub(crate) fn has_bytes(socket: BorrowedFd<'_>) -> io::Result<bool> {
     let mut bytes: libc::c_int = 0;
     // SAFETY: the kernel writes one c_int, which is exclusively borrowed.
@@ -94,8 +94,8 @@ pub(crate) fn peer_pidfd(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     if number < 0 {
         return Err(io::Error::from_raw_os_error(libc::EBADF));
     }
-    // SAFETY: the kernel wrote it, all of it, and installed it a moment ago for this call: nobody else in this process knows
-    // of it.
+    // SAFETY: the kernel wrote it, all of it, and installed it a moment ago for this call: nobody else in this process
+    // knows of it.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 

@@ -4,7 +4,8 @@
 //! and none after the last. No component is `.` or `..`; `..name` is a plain component. What stands here is decided on
 //! the bytes alone, before any policy or file system is asked, and both halves of the crate use this one function.
 //!
-//! Limits are the kernel's: [`PATH_MAX`] bytes with the terminating NUL, [`NAME_MAX`] bytes a component (path_resolution(7)).
+//! Limits are the kernel's: [`PATH_MAX`] bytes with the terminating NUL, [`NAME_MAX`] bytes a component
+//! (path_resolution(7)).
 
 /// Bytes of the longest path, counting the NUL that the kernel wants after it.
 pub const PATH_MAX: usize = 4096;

@@ -76,8 +76,8 @@ pub fn fds_of(pid: u32) -> Vec<i32> {
 }
 
 /// From here on, the system call fails with this errno in this process and those that it starts, if each of the
-/// conditions (argument, value of its lower half) is met. This is how an older kernel is had; it cannot be undone, so it
-/// belongs into a [`rerun`].
+/// conditions (argument, value of its lower half) is met. This is how an older kernel is had; it cannot be undone, so
+/// it belongs into a [`rerun`].
 pub fn refuse(number: i64, conditions: &[(u8, u64)], errno: i32) {
     use seccompiler::{
         BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,

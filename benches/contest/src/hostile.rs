@@ -130,8 +130,8 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Nothing leaked, nothing was inherited, nobody was deceived, and the next message came. Who does not frame messages
-    /// cannot be blamed for two that the kernel made one.
+    /// Nothing leaked, nothing was inherited, nobody was deceived, and the next message came. Who does not frame
+    /// messages cannot be blamed for two that the kernel made one.
     pub fn is_sound(&self, peer: &Peer) -> bool {
         let lost = self.next == Some(false) && !self.glued;
         let wrong = self.lied || (self.glued && peer.frames) || self.blocked || self.panicked || lost;

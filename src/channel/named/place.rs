@@ -160,8 +160,8 @@ impl Drop for Lock {
     }
 }
 
-/// Opens the lock file or makes it, and says which; `None` when it came or went between the two. Never with O_CREAT alone: in a sticky
-/// directory that others can write to, Linux refuses that for a file of another user, even to root
+/// Opens the lock file or makes it, and says which; `None` when it came or went between the two. Never with O_CREAT
+/// alone: in a sticky directory that others can write to, Linux refuses that for a file of another user, even to root
 /// (fs.protected_regular).
 fn open_lock(path: &Path, asked: &str) -> Result<Option<(File, bool)>, EndpointError> {
     let mut options = OpenOptions::new();

@@ -2,8 +2,8 @@
 //!
 //! One thread sends a message to itself, receives it and closes what came, so no wake-up of another process drowns the
 //! difference. In each round every contestant runs one batch, in a new order; a round gives one ratio to raw calls for
-//! each, and the table shows their median. Time is this thread's processor time: what other programs do meanwhile is not
-//! in it, though it is felt through the caches.
+//! each, and the table shows their median. Time is this thread's processor time: what other programs do meanwhile is
+//! not in it, though it is felt through the caches.
 
 use std::process::ExitCode;
 
