@@ -103,8 +103,8 @@ impl Channel {
     /// # Errors
     /// As for [`recv`](Self::recv), [`ChannelError::Broken`] also when the message was not sent by `send_many`. The
     /// whole is then lost: its descriptors are closed, and the next call passes over its messages that are still to
-    /// come. But after
-    /// [`ChannelError::WouldBlock`] and [`ChannelError::TimedOut`] what is there is kept, and the next call goes on
+    /// come. But after [`ChannelError::WouldBlock`] and [`ChannelError::TimedOut`] what is there is kept, and the next
+    /// call goes on
     /// with it.
     pub fn recv_many(&self, packet: &mut Packet, max_fds: usize) -> Result<Vec<OwnedFd>, ChannelError> {
         let timeout = socket::receive_timeout(self.as_fd()).map_err(|error| os("getsockopt(SO_RCVTIMEO)", error))?;

@@ -78,8 +78,7 @@ pub enum Kind {
 ///   otherwise.
 /// * **Threads.** `Send + Sync`. Messages from several threads do not mix; each is received by one thread. That holds
 ///   for one `Channel`: two of them over duplicates of one socket, or in two processes after a fork, mix the frames of
-///   a
-///   [`Kind::Stream`]. Share an end of another kind.
+///   a [`Kind::Stream`]. Share an end of another kind.
 /// * **Closing.** To close a descriptor can take time: as long as its sender's SO_LINGER says, for a socket with unsent
 ///   data (K42). So can an error, which closes what came. Only [`refuse_descriptors`](Self::refuse_descriptors) keeps
 ///   such a one out.
@@ -116,7 +115,7 @@ impl Channel {
     /// are close-on-exec.
     ///
     /// # Errors
-    /// [`ChannelError::Os`]: socketpair(2) failed, for want of descriptors or memory.
+    /// [`ChannelError::DescriptorTableFull`]; [`ChannelError::Os`]: socketpair(2) failed otherwise.
     pub fn pair() -> Result<(Self, Self), ChannelError> {
         Self::pair_of(if platform::HAS_SEQPACKET { Kind::SeqPacket } else { Kind::Stream })
     }

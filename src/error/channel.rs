@@ -57,11 +57,9 @@ pub enum ChannelError {
     /// A stream whose frames are out of step: the peer is no `Channel`, or lies. Close it.
     #[error("the framing is broken: the peer is not a Channel, or lies about its messages")]
     Broken,
-    /// Control data came that the channel did not ask for, and took the room of descriptors, which were closed.
+    /// Control data came that the channel did not ask for, and may have taken the room of descriptors; all were closed.
     /// Somebody set SO_PASSCRED, SO_PASSPIDFD or SO_PASSSEC on the socket after it had become a channel.
-    #[error(
-        "descriptors were lost to control data that the channel did not ask for (SO_PASSCRED or the like, set behind its back)"
-    )]
+    #[error("control data came that the channel did not ask for (SO_PASSCRED or the like, set behind its back)")]
     UnexpectedControlData,
     /// This kernel cannot do it, or not for such a socket.
     #[error("not to be had here: {what}")]

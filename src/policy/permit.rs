@@ -7,8 +7,7 @@ use super::rule::{ConnectRule, ListenRule};
 use crate::wire::Right;
 
 /// Says that the policy allows one thing, and on what terms. Only [`Policy::decide`](super::Policy::decide) makes one,
-/// and
-/// [`open`](crate::open::open) takes nothing else.
+/// and [`open`](crate::open::open) takes nothing else.
 #[derive(Debug)]
 #[must_use = "a permit does nothing until it is opened"]
 pub struct Permit<'p>(Grant<'p>);
