@@ -45,9 +45,12 @@ impl<T> Lane<T> {
         Some(Turn { state, stay: &self.stay })
     }
 
-    /// Who is inside says that it begins to wait for the peer, or has done so.
-    pub(super) fn waits(&self, waits: bool) {
-        self.stay.store(if waits { Stay::Always } else { Stay::Never } as u8, Ordering::Relaxed);
+    /// Who is inside waits, and lets that be known meanwhile.
+    pub(super) fn waiting<R>(&self, wait: impl FnOnce() -> R) -> R {
+        let before = self.stay.swap(Stay::Always as u8, Ordering::Relaxed);
+        let result = wait();
+        self.stay.store(before, Ordering::Relaxed);
+        result
     }
 
     /// Without waiting: there is nobody else.

@@ -55,11 +55,11 @@ impl Stream {
         outgoing.finish(channel, wait, &header[sent.min(HEADER)..], &bytes[sent.saturating_sub(HEADER)..])
     }
 
-    /// Who is inside, in the direction of the events, begins to wait for the peer, or has done so.
-    pub(super) fn waits(&self, events: PollFlags, waits: bool) {
+    /// Who is inside, in the direction of the events, waits for the peer.
+    pub(super) fn waiting<R>(&self, events: PollFlags, wait: impl FnOnce() -> R) -> R {
         match events.contains(PollFlags::POLLOUT) {
-            true => self.sending.waits(waits),
-            false => self.receiving.waits(waits),
+            true => self.sending.waiting(wait),
+            false => self.receiving.waiting(wait),
         }
     }
 

@@ -95,7 +95,7 @@ impl Channel {
                     Some(congestion) => congestion,
                     none => none.insert(Congestion { until: self.patience(wait)?, pause: PAUSE }),
                 };
-                if !congestion.pause() {
+                if !self.waiting(PollFlags::POLLOUT, || congestion.pause()) {
                     return Err(ChannelError::Congested { call: "sendmsg", source });
                 }
                 continue;
@@ -171,13 +171,17 @@ impl Channel {
             return Err(ChannelError::TimedOut);
         }
         let timeout = remaining.map_or(PollTimeout::NONE, milliseconds);
-        let waits = |waits| self.stream.iter().for_each(|stream| stream.waits(events, waits));
-        waits(true);
-        let result = poll(&mut [PollFd::new(self.as_fd(), events)], timeout);
-        waits(false);
-        match result {
+        match self.waiting(events, || poll(&mut [PollFd::new(self.as_fd(), events)], timeout)) {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(errno) => Err(os("poll", errno.into())),
+        }
+    }
+
+    /// Waits, and lets those know meanwhile who wait for their turn in that direction of a stream.
+    fn waiting<T>(&self, events: PollFlags, wait: impl FnOnce() -> T) -> T {
+        match &self.stream {
+            Some(stream) => stream.waiting(events, wait),
+            None => wait(),
         }
     }
 }
