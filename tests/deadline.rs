@@ -427,3 +427,25 @@ fn h_06_unfinished_is_finished_by_the_next_call() {
         });
     }
 }
+
+/// H-06: a call that does not wait is told "not ready" because of the socket only, not because another thread passes
+/// through the channel at that moment, which has a deadline but need not wait for it: an event loop would not hear
+/// again of what is there.
+#[test]
+fn h_06_not_ready_means_the_socket() {
+    const EACH: usize = 100;
+    for (kind, _) in KINDS.into_iter().flat_map(|kind| [(kind, 0); 20]) {
+        let (one, other) = Channel::pair_of(kind).unwrap();
+        for _ in 0..2 * EACH {
+            one.send(b"queued", &[]).unwrap();
+        }
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut packet = Packet::new();
+                (0..EACH).for_each(|_| other.recv_deadline(&mut packet, Instant::now() + LONG).unwrap());
+            });
+            let mut packet = Packet::new();
+            (0..EACH).for_each(|_| other.try_recv(&mut packet).unwrap());
+        });
+    }
+}
