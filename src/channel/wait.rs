@@ -65,14 +65,18 @@ impl Channel {
     ) -> Result<T, ChannelError> {
         let mut ended = false;
         loop {
-            match receive(wait.flags()).map_err(|error| self.error("recvmsg", wait, error)) {
+            let source = match receive(wait.flags()) {
+                Ok(received) => return Ok(received),
+                Err(source) => source,
+            };
+            match self.error("recvmsg", wait, source) {
                 // A datagram socket that another holder has shut down is always ready, and never has anything.
-                Err(ChannelError::WouldBlock) if ended => return Err(ChannelError::Disconnected),
-                Err(ChannelError::WouldBlock) if wait.deadline().is_some() => {
+                ChannelError::WouldBlock if ended => return Err(ChannelError::Disconnected),
+                ChannelError::WouldBlock if wait.deadline().is_some() => {
                     self.poll(wait, PollFlags::POLLIN)?;
                     ended = self.kind() == Kind::Datagram && self.is_hung_up()?;
                 }
-                result => return result,
+                error => return Err(error),
             }
         }
     }
