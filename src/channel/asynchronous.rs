@@ -40,8 +40,9 @@ use crate::sys::platform;
 /// * **Tasks.** Calls take `&self`, and any number of tasks can be in each. Messages do not mix; each is received by
 ///   one task. Which task comes first is not said: on a full channel, one that sends without pause can keep the others
 ///   waiting.
-/// * **Blocking.** No call blocks the thread, unless somebody blocks in the channel itself, through
-///   [`get_ref`](Self::get_ref).
+/// * **Blocking.** No call waits for the peer in the thread, unless somebody does so in the channel itself, through
+///   [`get_ref`](Self::get_ref). What takes its time there: to copy a message of many megabytes, and to close what an
+///   error leaves, as long as its sender's SO_LINGER says (see [`Channel`]).
 ///
 /// ```
 /// use std::{fs::File, os::fd::AsFd};
