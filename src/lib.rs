@@ -59,14 +59,14 @@ mod sys;
 pub mod wire;
 
 #[cfg(target_os = "linux")]
-pub use broker::{Broker, Event, Record, Service};
+pub use broker::{Audit, Broker, Call, Event, Gift, Limits, Record, Service};
 #[cfg(feature = "tokio")]
 pub use channel::AsyncChannel;
 pub use channel::{Channel, Credentials, DEFAULT_MAX_FDS, Kind, MAX_FDS, Packet, PidFd, raw, typed};
 #[cfg(target_os = "linux")]
 pub use channel::{Listener, ListenerOptions};
 #[cfg(target_os = "linux")]
-pub use client::Client;
+pub use client::{Batch, Called, Client, DirEntry, OpenOptions};
 pub use error::{ChannelError, EndpointError, TakeError};
 #[cfg(target_os = "linux")]
 pub use error::{ClientError, Fault, LockdownError, PolicyError, SpawnError, SplitError};

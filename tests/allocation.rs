@@ -136,7 +136,7 @@ fn p_02_the_wire_allocates_nothing() {
     let asks = [
         Ask::Hello,
         Ask::Scratch,
-        Ask::File { right: Right::Create, path: &long },
+        Ask::Open { access: Access::CREATE_NEW, path: &long },
         Ask::Listen("[2001:db8::1]:80".parse().unwrap()),
         Ask::Connect("192.0.2.1:443".parse().unwrap()),
     ];

@@ -15,7 +15,7 @@ fn policy() -> Policy {
     Policy::builder().allow(Rule::file("/etc/passwd").read()).build().unwrap()
 }
 
-const READ: Ask<'static> = Ask::File { right: Right::Read, path: b"/etc/passwd" };
+const READ: Ask<'static> = Ask::Open { access: Access::READ, path: b"/etc/passwd" };
 
 /// A well-formed request, to be spoilt.
 fn request(ask: Ask<'_>) -> Vec<u8> {
@@ -276,7 +276,7 @@ fn p_14_queued_replies_keep_their_descriptors() {
             .map(|slot| {
                 let number = (round * 7 + slot * 3) % 11;
                 let path = root.join(format!("{number}"));
-                (raw.send(Ask::File { right: Right::Read, path: path.as_os_str().as_encoded_bytes() }), number)
+                (raw.send(Ask::Open { access: Access::READ, path: path.as_os_str().as_encoded_bytes() }), number)
             })
             .collect();
         for (id, number) in asked {

@@ -25,7 +25,7 @@ use nix::sys::signal::{Signal, raise};
 const PROMPTLY: Duration = Duration::from_secs(20);
 
 fn read(path: &Path) -> Ask<'_> {
-    Ask::File { right: Right::Read, path: path.as_os_str().as_encoded_bytes() }
+    Ask::Open { access: Access::READ, path: path.as_os_str().as_encoded_bytes() }
 }
 
 /// A directory of files that hold their own names, and the policy to read them.

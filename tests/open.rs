@@ -147,7 +147,7 @@ fn o_06_empty_and_relative_paths() {
         }
     }
     let path = file.as_os_str().as_encoded_bytes();
-    assert!(raw.ask(Ask::File { right: Right::Read, path }).unwrap().is_some(), "the channel lives");
+    assert!(raw.ask(Ask::Open { access: Access::READ, path }).unwrap().is_some(), "the channel lives");
 }
 
 /// O-10: a descriptor is close-on-exec at the client from the moment it is there.

@@ -120,7 +120,7 @@ fn m_04_m_05_requests_are_absolute_and_plain() {
     fs::write(root.join("file"), b"").unwrap();
     fs::create_dir(root.join("sub")).unwrap();
     let (_service, mut raw) = raw(build(Rule::beneath(&root).read()).unwrap());
-    let mut read = |path: &[u8]| raw.ask(Ask::File { right: Right::Read, path }).map(|fd| assert!(fd.is_some()));
+    let mut read = |path: &[u8]| raw.ask(Ask::Open { access: Access::READ, path }).map(|fd| assert!(fd.is_some()));
 
     for (path, _) in NO_PATHS {
         assert_eq!(read(path.as_bytes()), NO_PATH, "{path:?}");
@@ -289,7 +289,7 @@ fn m_14_long_paths_are_not_cut() {
     assert_eq!(decide(&policy, Right::Read, &child(&"n".repeat(256))), TOO_LONG);
 
     let (_service, mut raw) = raw(policy);
-    let mut read = |path: &[u8]| raw.ask(Ask::File { right: Right::Read, path });
+    let mut read = |path: &[u8]| raw.ask(Ask::Open { access: Access::READ, path });
     assert!(read(&child(&longest)).unwrap().is_some());
     assert_eq!(read(&child(&"n".repeat(256))).map(drop), TOO_LONG);
 

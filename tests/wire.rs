@@ -449,7 +449,7 @@ fn p_02_encode_into_little_room() {
     let mut buffer = vec![0; 2 * MAX_MESSAGE];
     for (surplus, expected) in [(0, Ok(MAX_MESSAGE)), (1, Err(TooLong)), (MAX_MESSAGE, Err(TooLong))] {
         let path = vec![b'a'; MAX_MESSAGE - HEADER_LEN + surplus];
-        let request = Request { id: 1, ask: Ask::File { right: Right::Read, path: &path } };
+        let request = Request { id: 1, ask: Ask::Open { access: Access::READ, path: &path } };
         assert_eq!(request.encode(&mut buffer), expected);
     }
 }

@@ -39,6 +39,8 @@ use crate::sys::{platform, socket};
 use peer::SenderOptions;
 use stream::Stream;
 pub(crate) use wait::Wait;
+#[cfg(target_os = "linux")]
+pub(crate) use {settings::time_value, wait::milliseconds};
 
 /// Descriptors that one message can carry at most: SCM_MAX_FD of the Linux kernel.
 pub const MAX_FDS: usize = scm::MAX_FDS;
@@ -278,7 +280,7 @@ impl Channel {
     }
 
     #[inline(always)]
-    fn recv_within(&self, wait: Wait, budget: usize, packet: &mut Packet) -> Result<(), ChannelError> {
+    pub(crate) fn recv_within(&self, wait: Wait, budget: usize, packet: &mut Packet) -> Result<(), ChannelError> {
         packet.clear();
         let result = self.recv_or_part(wait, budget, packet);
         if result.is_err() {

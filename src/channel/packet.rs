@@ -46,6 +46,12 @@ impl Packet {
         self.arrived.fds.drain(..)
     }
 
+    /// The bytes, and the descriptors to take, at the same time.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn parts(&mut self) -> (&[u8], impl ExactSizeIterator<Item = OwnedFd> + '_) {
+        (&self.buffer[..self.len], self.arrived.fds.drain(..))
+    }
+
     /// Who sent the message: `None` if the channel does not [ask](super::Channel::set_sender_credentials), or the
     /// kernel does not know, because the message was queued before the channel asked (K23) or its sender is outside of
     /// this process's PID namespace, or over a stream several that hold the peer's end have written it between them.

@@ -79,7 +79,7 @@ impl Channel {
 }
 
 /// Zero means "for ever" to the kernel, so a timeout of zero becomes the shortest there is.
-pub(super) fn time_value(timeout: Option<Duration>) -> TimeVal {
+pub(crate) fn time_value(timeout: Option<Duration>) -> TimeVal {
     let Some(timeout) = timeout else { return TimeVal::zero() };
     let microseconds = i64::try_from(timeout.as_nanos().div_ceil(1000)).unwrap_or(i64::MAX);
     TimeVal::microseconds(microseconds.clamp(1, i64::from(i32::MAX) * 1_000_000))

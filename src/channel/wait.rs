@@ -191,7 +191,7 @@ impl Channel {
 }
 
 /// Rounded up, so that the deadline has passed when poll(2) says so; one that does not fit is asked for again.
-pub(super) fn milliseconds(left: Duration) -> PollTimeout {
+pub(crate) fn milliseconds(left: Duration) -> PollTimeout {
     let whole = left.as_nanos().div_ceil(1_000_000);
     i32::try_from(whole).ok().and_then(|whole| PollTimeout::try_from(whole).ok()).unwrap_or(PollTimeout::MAX)
 }

@@ -1,9 +1,11 @@
 //! `[both]` What goes wrong with policies, requests, workers and their start.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
 
 use super::ChannelError;
+use crate::policy::Place;
 use crate::sandbox::Step;
 use crate::wire::path::PathError;
 use crate::wire::{Malformed, Refusal};
@@ -13,28 +15,50 @@ use crate::wire::{Malformed, Refusal};
 #[non_exhaustive]
 pub enum PolicyError {
     /// A path of a rule is not absolute and plain.
-    #[error("rule for {}: {source}", .path.display())]
+    #[error("{place}: rule for {}: {source}", .path.display())]
     Path {
+        /// Where the rule was written.
+        place: Place,
         /// As given.
         path: PathBuf,
         /// What is wrong with it.
         source: PathError,
     },
-    /// A rule grants nothing: say `.read()`, `.write()`, `.append()` or `.create(mode)`.
-    #[error("rule for {}: it grants no right; say which (read, write, append, create)", .path.display())]
+    /// A rule grants nothing: say `.read()`, `.write()`, `.append()`, `.create(mode)` or another.
+    #[error("{place}: rule for {}: it grants no right; say which (read, write, append, create, ...)", .path.display())]
     NoRight {
+        /// Where the rule was written.
+        place: Place,
         /// The rule's.
         path: PathBuf,
     },
     /// Two rules for one object.
-    #[error("{what}: there is a rule for it already; put all its rights into one rule")]
+    #[error("{place}: {what}: there is a rule for it already, at {first}; put all its rights into one rule")]
     Duplicate {
+        /// Where the second rule was written.
+        place: Place,
+        /// Where the first was.
+        first: Place,
         /// The object.
         what: String,
     },
+    /// Two rules of which one makes the other meaningless, or leads around it.
+    #[error("{place}: {what}: {why} {other}")]
+    Contradiction {
+        /// Where the rule was written.
+        place: Place,
+        /// Where the other was.
+        other: Place,
+        /// The object.
+        what: String,
+        /// What the matter is with the other rule, whose place follows.
+        why: &'static str,
+    },
     /// A directory of a rule could not be opened.
-    #[error("rule for {}: {call} of {}: {source}", .path.display(), .opened.display())]
+    #[error("{place}: rule for {}: {call} of {}: {source}", .path.display(), .opened.display())]
     Open {
+        /// Where the rule was written.
+        place: Place,
         /// The rule's path.
         path: PathBuf,
         /// What was opened for it: the directory itself, or the one that holds the file.
@@ -45,19 +69,21 @@ pub enum PolicyError {
         source: io::Error,
     },
     /// The rule names something that no rule can: the message says what to write instead.
-    #[error("rule for {what}: {why}")]
+    #[error("{place}: rule for {what}: {why}")]
     Unfit {
+        /// Where the rule was written.
+        place: Place,
         /// The object.
         what: String,
         /// Why not, and what to do.
-        why: &'static str,
+        why: Cow<'static, str>,
     },
     /// The refusal errno is not an error number.
     #[error("{0} is no error number: refuse with one of 1 to 4095")]
     Errno(i32),
-    /// This kernel, or a filter around this process, has no openat2(2), without which no path can be opened safely.
-    #[error("openat2 is not to be had here ({0}): it needs Linux 5.6 and no seccomp filter that refuses it")]
-    NoOpenat2(io::Error),
+    /// Two phases have one name, or a phase has none.
+    #[error("phase \"{0}\": each phase has a name of its own")]
+    Phase(String),
 }
 
 /// Why the worker did not get what it asked for.
@@ -144,6 +170,9 @@ pub enum Fault {
     /// closed, the descriptors that it has not read stay in flight, and the kernel counts them for the broker's user.
     #[error("the worker does not read its replies")]
     Stalled,
+    /// The worker asked for what only an earlier phase of its life granted.
+    #[error("the worker asked for what only an earlier phase grants")]
+    PhaseOver,
     /// The service panicked.
     #[error("the service panicked: {0}")]
     Panicked(String),

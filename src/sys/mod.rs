@@ -8,7 +8,11 @@ pub(crate) mod child;
 #[cfg(target_os = "linux")]
 pub(crate) mod descriptor;
 #[cfg(target_os = "linux")]
+pub(crate) mod directory;
+#[cfg(target_os = "linux")]
 pub(crate) mod lock;
+#[cfg(target_os = "linux")]
+pub(crate) mod lookup;
 pub(crate) mod platform;
 pub(crate) mod scm;
 pub(crate) mod socket;

@@ -99,6 +99,21 @@ pub(crate) fn peer_pidfd(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// The path to which a UNIX socket is bound, open as O_PATH: what bind(2) made, wherever it is by now (SIOCUNIXFILE,
+/// include/uapi/linux/un.h). The kernel makes the descriptor close-on-exec. EPERM for who has no CAP_NET_ADMIN.
+#[cfg(target_os = "linux")]
+pub(crate) fn bound_path(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    const SIOCUNIXFILE: u32 = 0x89e0;
+    // SAFETY: this request takes no argument, and touches no memory of this process. (The C libraries do not agree on
+    // the type of its number.)
+    let number = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCUNIXFILE as _) };
+    if number < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel installed it a moment ago for this call, and nobody else in this process knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
 /// How long a send waits (SO_SNDTIMEO); `None` is for ever.
 pub(crate) fn send_timeout(socket: BorrowedFd<'_>) -> io::Result<Option<Duration>> {
     Ok(duration(getsockopt(&socket, sockopt::SendTimeout)?))

@@ -21,14 +21,22 @@
 //!
 //! | verb | name | body | granted with |
 //! |-----:|------|------|--------------|
-//! | 0x01 | hello | empty | no descriptor |
-//! | 0x10 | read | path, to the end of the body | a file open for reading |
-//! | 0x11 | write | path | an existing file open for writing |
-//! | 0x12 | append | path | an existing file open for writing at its end |
-//! | 0x13 | create | path | a file that did not exist before, open for writing |
-//! | 0x14 | scratch | empty | an unnamed temporary file, open for reading and writing |
-//! | 0x20 | listen | socket address | a listening TCP socket |
-//! | 0x21 | connect | socket address | a connected TCP socket |
+//! | 0x01 | hello | empty | nothing |
+//! | 0x10 | open | u16 [access](Access), then a path to the end of the body | a file |
+//! | 0x11 | scratch | empty | an unnamed temporary file, open for reading and writing |
+//! | 0x12 | list | u64 where to go on, then a path | [data](Entries): a part of the directory |
+//! | 0x13 | stat | path | [data](Stat), 56 bytes |
+//! | 0x14 | readlink | path | data: the link's target |
+//! | 0x15 | mkdir | path | nothing |
+//! | 0x16 | unlink | path | nothing |
+//! | 0x17 | rmdir | path | nothing |
+//! | 0x18 | rename | u16 length of the old path, the old path, the new path | nothing |
+//! | 0x20 | listen | socket address | a listening socket |
+//! | 0x21 | bind | socket address, of type 2 | a bound datagram socket |
+//! | 0x22 | connect | socket address | a connected socket |
+//! | 0x23 | connect name | u8 socket type, u8 0, u16 port, then the host's name | a connected socket |
+//! | 0x30 | call | u32 [rights](Rights), u8 length of the name, the name, then any bytes | what the service gives |
+//! | 0x40 | batch | 1 to 253 items | an answer to each |
 //!
 //! A request carries no descriptors. A path is bytes, not text, and has no terminator; its form is [`path`]'s.
 //! A request with a verb that is not in the table is answered (reason 5) and the channel lives.
@@ -37,18 +45,32 @@
 //!
 //! | offset | size | field | value |
 //! |-------:|-----:|-------|-------|
-//! | 0 | 1 | family | 4 or 6 |
-//! | 1 | 1 | reserved | 0 |
-//! | 2 | 2 | port | |
-//! | 4 | 4 or 16 | address | in network order, as written |
+//! | 0 | 1 | family | 4, 6, 1 (a UNIX socket's path) or 2 (an abstract UNIX name) |
+//! | 1 | 1 | socket type | 1 stream, 2 datagram, 5 seqpacket ([`SocketType`]) |
+//! | 2 | 2 | port | 0 for families 1 and 2 |
+//! | 4 | 4 or 16 | address | families 4 and 6: in network order, as written |
 //! | 20 | 4 | scope id | family 6 only |
+//! | 4 | to the end | path or name | families 1 and 2: as in other requests; a name of 1 to 107 bytes, without its NUL |
+//!
+//! # Item of a batch
+//!
+//! | offset | size | field | value |
+//! |-------:|-----:|-------|-------|
+//! | 0 | 1 | verb | a request's, but for hello, call and batch |
+//! | 1 | 1 | reserved | 0 |
+//! | 2 | 2 | body length | |
+//! | 4 | body length | body | the verb's |
 //!
 //! # Replies
 //!
 //! | verb | name | body | descriptors |
 //! |-----:|------|------|-------------|
-//! | 0x80 | granted | empty | 1, or 0 in answer to hello |
+//! | 0x80 | granted | data, empty where none is asked for | 1 for a request for a descriptor; a call's as its service says; otherwise 0 |
 //! | 0x81 | refused | refusal | 0 |
+//! | 0x82 | batch | items, one for each request, in order | those of all items, in order |
+//!
+//! An item of a reply has the verb (0x80 or 0x81), the number of its descriptors (u8), the length of its body (u16), and
+//! the body. What a batch asks to know beyond the size of a reply is refused (reason 8).
 //!
 //! # Refusal (8 bytes)
 //!
@@ -65,12 +87,24 @@
 
 pub mod path;
 
+mod access;
+mod address;
+mod batch;
 mod cursor;
+mod data;
 mod reply;
 mod request;
+mod right;
+mod socket_type;
 
+pub use access::Access;
+pub use address::{ABSTRACT_MAX, Address};
+pub use batch::{Answers, AnswersWriter, Batch};
+pub use data::{Entries, EntriesWriter, Entry, Stat};
 pub use reply::{Answer, Reason, Refusal, Reply};
-pub use request::{Ask, Request, Right};
+pub use request::{Ask, Narrow, Request};
+pub use right::{Right, Rights, UnknownRight};
+pub use socket_type::{SocketType, UnknownSocketType};
 
 use cursor::{Reader, Writer};
 
@@ -83,7 +117,9 @@ pub const HEADER_LEN: usize = 20;
 /// Bytes of the largest message, header included.
 pub const MAX_MESSAGE: usize = 64 * 1024;
 /// Bytes of the largest reply, header included: a buffer of this size holds any.
-pub const MAX_REPLY: usize = HEADER_LEN + 8;
+pub const MAX_REPLY: usize = 16 * 1024;
+/// Requests in one batch, and so descriptors on one reply, at most: the kernel's SCM_MAX_FD.
+pub const MAX_BATCH: usize = 253;
 
 /// Why received bytes are not a message. Only [`Malformed::UnknownVerb`] is answered; everything else ends the channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

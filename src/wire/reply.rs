@@ -2,27 +2,31 @@
 
 use std::{fmt, io};
 
-use super::{Frame, Malformed, Reader, TooLong};
+use super::{Answers, Frame, Malformed, Reader, TooLong};
 
 /// One reply as it stands on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reply {
+pub struct Reply<'a> {
     /// The id of the request that it answers.
     pub id: u64,
     /// Yes or no.
-    pub answer: Answer,
+    pub answer: Answer<'a>,
 }
 
 /// Yes or no.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
-    /// Yes. The descriptor, if the request was for one, rides on the same message.
+pub enum Answer<'a> {
+    /// Yes.
     Granted {
-        /// Descriptors on the message: 1, or 0 in answer to hello. The client knows which it asked for.
+        /// Descriptors on the message that are this answer's: the client knows how many the request is for.
         descriptors: u16,
+        /// What the request asked to know; empty for a request for a descriptor.
+        data: &'a [u8],
     },
     /// No.
     Refused(Refusal),
+    /// To a batch: an answer to each of its requests.
+    Batch(Answers<'a>),
 }
 
 /// Why not.
@@ -48,10 +52,18 @@ pub enum Reason {
     Kind,
     /// 5: the verb is not known to this broker.
     Verb,
+    /// 6: the request asks for what cannot be had by any rule, such as to truncate without writing. Nothing was opened
+    /// or looked at.
+    Impossible,
+    /// 7: a narrowing that asks for something that is not held. Nothing was narrowed.
+    NotHeld,
+    /// 8: a limit on this worker is reached. Nothing was opened; the same request may be granted later.
+    Limit,
 }
 
 impl Reason {
-    const ALL: [Self; 5] = [Self::Denied, Self::Path, Self::Failed, Self::Kind, Self::Verb];
+    const ALL: [Self; 8] =
+        [Self::Denied, Self::Path, Self::Failed, Self::Kind, Self::Verb, Self::Impossible, Self::NotHeld, Self::Limit];
 
     const fn code(self) -> u16 {
         match self {
@@ -60,6 +72,9 @@ impl Reason {
             Self::Failed => 3,
             Self::Kind => 4,
             Self::Verb => 5,
+            Self::Impossible => 6,
+            Self::NotHeld => 7,
+            Self::Limit => 8,
         }
     }
 
@@ -75,8 +90,11 @@ impl fmt::Display for Reason {
             Self::Denied => "no rule of the policy allows it",
             Self::Path => "no policy takes such a path",
             Self::Failed => "the policy allows it, but the system call failed",
-            Self::Kind => "the policy allows a regular file, and this is none",
+            Self::Kind => "the policy allows the name, but what is there is not of the kind that it allows",
             Self::Verb => "the broker does not know this request",
+            Self::Impossible => "no policy can grant that",
+            Self::NotHeld => "more is asked for than is held",
+            Self::Limit => "a limit on this worker is reached",
         })
     }
 }
@@ -88,42 +106,51 @@ impl fmt::Display for Refusal {
     }
 }
 
-const GRANTED: u8 = 0x80;
-const REFUSED: u8 = 0x81;
+pub(super) const GRANTED: u8 = 0x80;
+pub(super) const REFUSED: u8 = 0x81;
+const BATCH: u8 = 0x82;
 
-impl Reply {
+impl<'a> Reply<'a> {
     /// Reads one message, which came with `descriptors` descriptors.
     ///
     /// # Errors
     /// [`Malformed`].
-    pub fn decode(bytes: &[u8], descriptors: usize) -> Result<Self, Malformed> {
+    pub fn decode(bytes: &'a [u8], descriptors: usize) -> Result<Self, Malformed> {
         let Frame { verb, id, descriptors: count, body } = Frame::decode(bytes, descriptors)?;
         let answer = match verb {
-            GRANTED => body.is_empty().then_some(Answer::Granted { descriptors: count }),
+            GRANTED => Some(Answer::Granted { descriptors: count, data: body }),
             REFUSED if count == 0 => Refusal::decode(body).map(Answer::Refused),
             REFUSED => return Err(Malformed::Descriptors { declared: count, actual: descriptors }),
+            BATCH => Answers::decode(body, count).map(Answer::Batch),
             _ => return Err(Malformed::UnknownVerb { id, verb }),
         };
         Ok(Self { id, answer: answer.ok_or(Malformed::Body(verb))? })
     }
 
-    /// Puts the message into `buffer` ([`MAX_REPLY`](super::MAX_REPLY) bytes hold any) and answers its length.
+    /// Puts the message into `buffer` ([`MAX_REPLY`](super::MAX_REPLY) bytes hold any) and answers its length. It is to
+    /// be sent with `descriptors` descriptors, which the answer knows, but for a batch's.
     ///
     /// # Errors
     /// [`TooLong`] when it does not fit.
-    pub fn encode(&self, buffer: &mut [u8]) -> Result<usize, TooLong> {
+    pub fn encode(&self, descriptors: u16, buffer: &mut [u8]) -> Result<usize, TooLong> {
         match self.answer {
-            Answer::Granted { descriptors } => Frame::encode(GRANTED, self.id, descriptors, &[], buffer),
-            Answer::Refused(refusal) => {
-                let reason = refusal.reason.code().to_le_bytes();
-                Frame::encode(REFUSED, self.id, 0, &[&reason, &[0; 2], &refusal.errno.to_le_bytes()], buffer)
-            }
+            Answer::Granted { data, .. } => Frame::encode(GRANTED, self.id, descriptors, &[data], buffer),
+            Answer::Refused(refusal) => Frame::encode(REFUSED, self.id, 0, &[&refusal.encode()], buffer),
+            Answer::Batch(answers) => Frame::encode(BATCH, self.id, descriptors, &[answers.bytes()], buffer),
         }
     }
 }
 
 impl Refusal {
-    fn decode(body: &[u8]) -> Option<Self> {
+    /// Bytes on the wire.
+    pub(super) const LEN: usize = 8;
+
+    pub(super) fn encode(self) -> [u8; Self::LEN] {
+        let (reason, errno) = (self.reason.code().to_le_bytes(), self.errno.to_le_bytes());
+        [reason[0], reason[1], 0, 0, errno[0], errno[1], errno[2], errno[3]]
+    }
+
+    pub(super) fn decode(body: &[u8]) -> Option<Self> {
         let mut reader = Reader::new(body);
         let (reason, reserved, errno) = (reader.u16()?, reader.u16()?, reader.u32()?);
         reader.end()?;

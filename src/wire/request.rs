@@ -1,45 +1,9 @@
 //! `[both]` What a worker asks.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
-use super::{Frame, Malformed, Reader, TooLong};
-
-/// What a descriptor of a file is good for. The same words stand in the policy, on the wire and in the client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum Right {
-    /// Open an existing file for reading.
-    Read,
-    /// Open an existing file for writing. It is not truncated.
-    Write,
-    /// Open an existing file for writing at its end.
-    Append,
-    /// Create a file that does not exist, open for writing.
-    Create,
-}
-
-impl Right {
-    /// Every right, in the order of their verbs.
-    pub const ALL: [Self; 4] = [Self::Read, Self::Write, Self::Append, Self::Create];
-
-    /// The word for it.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Write => "write",
-            Self::Append => "append",
-            Self::Create => "create",
-        }
-    }
-}
-
-impl fmt::Display for Right {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
+use super::batch::put_item;
+use super::{Access, Address, Batch, Frame, Malformed, Reader, Right, Rights, SocketType, TooLong};
 
 /// One request as it stands on the wire. Decoding says that it is well-formed; whether it is allowed, and whether
 /// the path has the right form, is for the policy to say.
@@ -51,25 +15,73 @@ pub struct Request<'a> {
     pub ask: Ask<'a>,
 }
 
-/// What is asked: a verb and what it is about.
+/// What is asked: a verb and what it is about. Paths and names are bytes from the worker, not checked yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Ask<'a> {
     /// Is a broker there, and does it speak this version?
     Hello,
+    /// Have less from now on.
+    Narrow(Narrow<'a>),
     /// Open or create the file at `path`.
-    File {
-        /// What for.
-        right: Right,
-        /// Bytes from the worker, not checked yet.
+    Open {
+        /// How.
+        access: Access,
+        /// Which.
         path: &'a [u8],
     },
     /// An unnamed temporary file.
     Scratch,
-    /// A TCP socket that listens on this address.
-    Listen(SocketAddr),
-    /// A TCP socket that is connected to this address.
-    Connect(SocketAddr),
+    /// What the directory at `path` holds.
+    List {
+        /// Which.
+        path: &'a [u8],
+        /// Where to go on: 0, or what the reply before said.
+        from: u64,
+    },
+    /// What the object at `path` is.
+    Stat(&'a [u8]),
+    /// Where the symbolic link at `path` points.
+    Readlink(&'a [u8]),
+    /// A new directory at `path`.
+    Mkdir(&'a [u8]),
+    /// Remove the name `path` of anything but a directory.
+    Unlink(&'a [u8]),
+    /// Remove the empty directory at `path`.
+    Rmdir(&'a [u8]),
+    /// Give what is at `from` the name `to`, in place of what has that name.
+    Rename {
+        /// The old name.
+        from: &'a [u8],
+        /// The new name.
+        to: &'a [u8],
+    },
+    /// A socket that listens on this address.
+    Listen(SocketType, Address<'a>),
+    /// A datagram socket that is bound to this address.
+    Bind(Address<'a>),
+    /// A socket that is connected to this address.
+    Connect(SocketType, Address<'a>),
+    /// A socket that is connected to an address of this host, which the broker looks up.
+    ConnectName {
+        /// [`SocketType::Stream`] for TCP, [`SocketType::Datagram`] for UDP.
+        socket: SocketType,
+        /// The host's name.
+        host: &'a [u8],
+        /// The port.
+        port: u16,
+    },
+    /// Call a service of the daemon's own.
+    Call {
+        /// Its name.
+        service: &'a [u8],
+        /// What is asked of it.
+        rights: Rights,
+        /// What is said to it.
+        bytes: &'a [u8],
+    },
+    /// Many requests in one message.
+    Batch(Batch<'a>),
 }
 
 impl Ask<'_> {
@@ -78,35 +90,125 @@ impl Ask<'_> {
     pub const fn verb(&self) -> &'static str {
         match self {
             Self::Hello => "hello",
-            Self::File { right, .. } => right.name(),
+            Self::Narrow(_) => "narrow",
+            Self::Open { .. } => "open",
             Self::Scratch => "scratch",
-            Self::Listen(_) => "listen",
-            Self::Connect(_) => "connect",
+            Self::List { .. } => "list",
+            Self::Stat(_) => "stat",
+            Self::Readlink(_) => "readlink",
+            Self::Mkdir(_) => "mkdir",
+            Self::Unlink(_) => "unlink",
+            Self::Rmdir(_) => "rmdir",
+            Self::Rename { .. } => "rename",
+            Self::Listen(..) => "listen",
+            Self::Bind(_) => "bind",
+            Self::Connect(..) | Self::ConnectName { .. } => "connect",
+            Self::Call { .. } => "call",
+            Self::Batch(_) => "batch",
+        }
+    }
+
+    /// The rights that a rule must grant for it. Of a batch and a narrowing none: they are not granted by rules.
+    ///
+    /// # Errors
+    /// It asks for what cannot be had, by any rule: the message says why.
+    pub fn needs(&self) -> Result<Rights, &'static str> {
+        Ok(match self {
+            Self::Hello | Self::Narrow(_) | Self::Batch(_) => Rights::NONE,
+            Self::Open { access, .. } => access.needs()?,
+            Self::Scratch => Right::Scratch.into(),
+            Self::List { .. } => Right::List.into(),
+            Self::Stat(_) => Right::Stat.into(),
+            Self::Readlink(_) => Right::Readlink.into(),
+            Self::Mkdir(_) => Right::Mkdir.into(),
+            Self::Unlink(_) => Right::Unlink.into(),
+            Self::Rmdir(_) => Right::Rmdir.into(),
+            Self::Rename { .. } => Right::Rename.into(),
+            Self::Listen(SocketType::Datagram, _) => return Err("datagram sockets do not listen: bind one"),
+            Self::Listen(SocketType::SeqPacket, Address::Ip(_))
+            | Self::Connect(SocketType::SeqPacket, Address::Ip(_))
+            | Self::ConnectName { socket: SocketType::SeqPacket, .. } => {
+                return Err("there are no seqpacket sockets over IP: ask for a stream or for datagrams");
+            }
+            Self::Listen(..) => Right::Listen.into(),
+            Self::Bind(_) => Right::Bind.into(),
+            Self::Connect(..) | Self::ConnectName { .. } => Right::Connect.into(),
+            Self::Call { rights, .. } => rights.with(Right::Call),
+        })
+    }
+
+    /// Whether a grant brings a descriptor. A call may bring some.
+    #[must_use]
+    pub const fn brings_descriptor(&self) -> bool {
+        matches!(
+            self,
+            Self::Open { .. }
+                | Self::Scratch
+                | Self::Listen(..)
+                | Self::Bind(_)
+                | Self::Connect(..)
+                | Self::ConnectName { .. }
+        )
+    }
+
+    pub(super) const fn stands_in_a_batch(&self) -> bool {
+        !matches!(self, Self::Hello | Self::Narrow(_) | Self::Call { .. } | Self::Batch(_))
+    }
+}
+
+/// The verb and its object, on one line: bytes that are not printable ASCII are escaped.
+impl fmt::Display for Ask<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            // As the plain verbs say it: `read /path`, `create /path`.
+            Self::Open { access, path } => return write!(f, "{access} {}", path.escape_ascii()),
+            _ => f.write_str(self.verb())?,
+        }
+        match self {
+            Self::Hello | Self::Scratch | Self::Narrow(_) | Self::Open { .. } => Ok(()),
+            Self::List { path, .. }
+            | Self::Stat(path)
+            | Self::Readlink(path)
+            | Self::Mkdir(path)
+            | Self::Unlink(path)
+            | Self::Rmdir(path) => write!(f, " {}", path.escape_ascii()),
+            Self::Rename { from, to } => write!(f, " {} to {}", from.escape_ascii(), to.escape_ascii()),
+            Self::Listen(socket, address) | Self::Connect(socket, address) => match (socket, address) {
+                (SocketType::Stream, Address::Ip(_)) => write!(f, " {address}"),
+                _ => write!(f, " {socket} {address}"),
+            },
+            Self::Bind(address) => write!(f, " {address}"),
+            Self::ConnectName { socket: SocketType::Stream, host, port } => {
+                write!(f, " {}:{port}", host.escape_ascii())
+            }
+            Self::ConnectName { socket, host, port } => write!(f, " {socket} {}:{port}", host.escape_ascii()),
+            Self::Call { service, .. } => write!(f, " {}", service.escape_ascii()),
+            Self::Batch(batch) => write!(f, " of {}", batch.len()),
         }
     }
 }
 
-/// The verb and its object. Bytes of a path that are not printable ASCII are escaped, so that a line stays a line.
-impl fmt::Display for Ask<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.verb())?;
-        match self {
-            Self::Hello | Self::Scratch => Ok(()),
-            Self::File { path, .. } => write!(f, " {}", path.escape_ascii()),
-            Self::Listen(address) | Self::Connect(address) => write!(f, " {address}"),
-        }
-    }
-}
+/// A narrowing as it stands on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Narrow<'a>(&'a [u8]);
 
 mod verb {
     pub(super) const HELLO: u8 = 0x01;
-    pub(super) const READ: u8 = 0x10;
-    pub(super) const WRITE: u8 = 0x11;
-    pub(super) const APPEND: u8 = 0x12;
-    pub(super) const CREATE: u8 = 0x13;
-    pub(super) const SCRATCH: u8 = 0x14;
+    pub(super) const OPEN: u8 = 0x10;
+    pub(super) const SCRATCH: u8 = 0x11;
+    pub(super) const LIST: u8 = 0x12;
+    pub(super) const STAT: u8 = 0x13;
+    pub(super) const READLINK: u8 = 0x14;
+    pub(super) const MKDIR: u8 = 0x15;
+    pub(super) const UNLINK: u8 = 0x16;
+    pub(super) const RMDIR: u8 = 0x17;
+    pub(super) const RENAME: u8 = 0x18;
     pub(super) const LISTEN: u8 = 0x20;
-    pub(super) const CONNECT: u8 = 0x21;
+    pub(super) const BIND: u8 = 0x21;
+    pub(super) const CONNECT: u8 = 0x22;
+    pub(super) const CONNECT_NAME: u8 = 0x23;
+    pub(super) const CALL: u8 = 0x30;
+    pub(super) const BATCH: u8 = 0x40;
 }
 
 impl<'a> Request<'a> {
@@ -119,20 +221,11 @@ impl<'a> Request<'a> {
         if count != 0 {
             return Err(Malformed::Descriptors { declared: count, actual: descriptors });
         }
-        let file = |right| Some(Ask::File { right, path: body });
-        let empty = |ask| body.is_empty().then_some(ask);
-        let ask = match verb {
-            verb::HELLO => empty(Ask::Hello),
-            verb::READ => file(Right::Read),
-            verb::WRITE => file(Right::Write),
-            verb::APPEND => file(Right::Append),
-            verb::CREATE => file(Right::Create),
-            verb::SCRATCH => empty(Ask::Scratch),
-            verb::LISTEN => Address::decode(body).map(Ask::Listen),
-            verb::CONNECT => Address::decode(body).map(Ask::Connect),
-            _ => return Err(Malformed::UnknownVerb { id, verb }),
-        };
-        Ok(Self { id, ask: ask.ok_or(Malformed::Body(verb))? })
+        match decode_body(verb, body) {
+            Some(Ok(ask)) => Ok(Self { id, ask }),
+            Some(Err(BadBody)) => Err(Malformed::Body(verb)),
+            None => Err(Malformed::UnknownVerb { id, verb }),
+        }
     }
 
     /// Puts the message into `buffer` and answers its length.
@@ -140,62 +233,101 @@ impl<'a> Request<'a> {
     /// # Errors
     /// [`TooLong`] when it does not fit.
     pub fn encode(&self, buffer: &mut [u8]) -> Result<usize, TooLong> {
-        let mut put = |verb, body: &[u8]| Frame::encode(verb, self.id, 0, &[body], buffer);
-        match self.ask {
-            Ask::Hello => put(verb::HELLO, &[]),
-            Ask::File { right: Right::Read, path } => put(verb::READ, path),
-            Ask::File { right: Right::Write, path } => put(verb::WRITE, path),
-            Ask::File { right: Right::Append, path } => put(verb::APPEND, path),
-            Ask::File { right: Right::Create, path } => put(verb::CREATE, path),
-            Ask::Scratch => put(verb::SCRATCH, &[]),
-            Ask::Listen(address) => put(verb::LISTEN, Address::new(address).bytes()),
-            Ask::Connect(address) => put(verb::CONNECT, Address::new(address).bytes()),
+        self.ask.encode_body(|verb, parts| Frame::encode(verb, self.id, 0, parts, buffer))
+    }
+}
+
+/// The body is not in the form that its verb wants.
+pub(super) struct BadBody;
+
+/// `None`: the verb is not known here.
+pub(super) fn decode_body(verb: u8, body: &[u8]) -> Option<Result<Ask<'_>, BadBody>> {
+    let empty = |ask| body.is_empty().then_some(ask);
+    let mut reader = Reader::new(body);
+    let ask = match verb {
+        verb::HELLO => empty(Ask::Hello),
+        verb::OPEN => reader.u16().map(|bits| Ask::Open { access: Access::from_bits(bits), path: reader.rest() }),
+        verb::SCRATCH => empty(Ask::Scratch),
+        verb::LIST => reader.u64().map(|from| Ask::List { path: reader.rest(), from }),
+        verb::STAT => Some(Ask::Stat(body)),
+        verb::READLINK => Some(Ask::Readlink(body)),
+        verb::MKDIR => Some(Ask::Mkdir(body)),
+        verb::UNLINK => Some(Ask::Unlink(body)),
+        verb::RMDIR => Some(Ask::Rmdir(body)),
+        verb::RENAME => reader.u16().and_then(|len| {
+            let (from, to) = reader.rest().split_at_checked(len.into())?;
+            Some(Ask::Rename { from, to })
+        }),
+        verb::LISTEN => Address::decode(body).map(|(socket, address)| Ask::Listen(socket, address)),
+        verb::BIND => Address::decode(body)
+            .and_then(|(socket, address)| (socket == SocketType::Datagram).then_some(Ask::Bind(address))),
+        verb::CONNECT => Address::decode(body).map(|(socket, address)| Ask::Connect(socket, address)),
+        verb::CONNECT_NAME => connect_name(reader),
+        verb::CALL => call(reader),
+        verb::BATCH => Batch::decode(body).map(Ask::Batch),
+        _ => return None,
+    };
+    Some(ask.ok_or(BadBody))
+}
+
+fn connect_name(mut reader: Reader<'_>) -> Option<Ask<'_>> {
+    let (socket, reserved, port) = (SocketType::from_code(reader.u8()?)?, reader.u8()?, reader.u16()?);
+    (reserved == 0).then_some(Ask::ConnectName { socket, host: reader.rest(), port })
+}
+
+fn call(mut reader: Reader<'_>) -> Option<Ask<'_>> {
+    let (rights, len) = (Rights::from_bits(reader.u32()?)?, reader.u8()?);
+    let (service, bytes) = reader.rest().split_at_checked(len.into())?;
+    (!service.is_empty()).then_some(Ask::Call { service, rights, bytes })
+}
+
+impl Ask<'_> {
+    /// As an item of a batch.
+    pub(super) fn encode_item(&self, buffer: &mut [u8]) -> Result<usize, TooLong> {
+        if !self.stands_in_a_batch() {
+            return Err(TooLong);
+        }
+        self.encode_body(|verb, parts| put_item(buffer, verb, 0, parts))
+    }
+
+    /// Gives `put` the verb and the parts of the body.
+    fn encode_body(&self, put: impl FnOnce(u8, &[&[u8]]) -> Result<usize, TooLong>) -> Result<usize, TooLong> {
+        match *self {
+            Self::Hello => put(verb::HELLO, &[]),
+            Self::Narrow(_) => Err(TooLong),
+            Self::Open { access, path } => put(verb::OPEN, &[&access.bits().to_le_bytes(), path]),
+            Self::Scratch => put(verb::SCRATCH, &[]),
+            Self::List { path, from } => put(verb::LIST, &[&from.to_le_bytes(), path]),
+            Self::Stat(path) => put(verb::STAT, &[path]),
+            Self::Readlink(path) => put(verb::READLINK, &[path]),
+            Self::Mkdir(path) => put(verb::MKDIR, &[path]),
+            Self::Unlink(path) => put(verb::UNLINK, &[path]),
+            Self::Rmdir(path) => put(verb::RMDIR, &[path]),
+            Self::Rename { from, to } => {
+                let len = u16::try_from(from.len()).map_err(|_| TooLong)?;
+                put(verb::RENAME, &[&len.to_le_bytes(), from, to])
+            }
+            Self::Listen(socket, address) => put_address(verb::LISTEN, socket, address, put),
+            Self::Bind(address) => put_address(verb::BIND, SocketType::Datagram, address, put),
+            Self::Connect(socket, address) => put_address(verb::CONNECT, socket, address, put),
+            Self::ConnectName { socket, host, port } => {
+                put(verb::CONNECT_NAME, &[&[socket.code(), 0], &port.to_le_bytes(), host])
+            }
+            Self::Call { service, rights, bytes } => {
+                let len = u8::try_from(service.len()).map_err(|_| TooLong)?;
+                put(verb::CALL, &[&rights.bits().to_le_bytes(), &[len], service, bytes])
+            }
+            Self::Batch(batch) => put(verb::BATCH, &[batch.bytes()]),
         }
     }
 }
 
-/// A socket address as it stands on the wire.
-struct Address {
-    bytes: [u8; 24],
-    len: usize,
-}
-
-impl Address {
-    fn new(address: SocketAddr) -> Self {
-        let mut bytes = [0; 24];
-        bytes[2..4].copy_from_slice(&address.port().to_le_bytes());
-        let len = match address {
-            SocketAddr::V4(v4) => {
-                bytes[0] = 4;
-                bytes[4..8].copy_from_slice(&v4.ip().octets());
-                8
-            }
-            SocketAddr::V6(v6) => {
-                bytes[0] = 6;
-                bytes[4..20].copy_from_slice(&v6.ip().octets());
-                bytes[20..24].copy_from_slice(&v6.scope_id().to_le_bytes());
-                24
-            }
-        };
-        Self { bytes, len }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        &self.bytes[..self.len]
-    }
-
-    fn decode(body: &[u8]) -> Option<SocketAddr> {
-        let mut reader = Reader::new(body);
-        let (family, reserved, port) = (reader.u8()?, reader.u8()?, reader.u16()?);
-        let address = match family {
-            4 => SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::from(reader.array::<4>()?), port)),
-            6 => {
-                let (ip, scope) = (Ipv6Addr::from(reader.array::<16>()?), reader.u32()?);
-                SocketAddr::V6(SocketAddrV6::new(ip, port, 0, scope))
-            }
-            _ => return None,
-        };
-        reader.end()?;
-        (reserved == 0).then_some(address)
-    }
+fn put_address(
+    verb: u8,
+    socket: SocketType,
+    address: Address<'_>,
+    put: impl FnOnce(u8, &[&[u8]]) -> Result<usize, TooLong>,
+) -> Result<usize, TooLong> {
+    let (fixed, rest) = address.encode(socket);
+    put(verb, &[fixed.bytes(), rest])
 }

@@ -99,25 +99,45 @@ impl Raw {
     }
 
     /// The next reply, whatever it answers.
-    pub fn reply(&mut self) -> Result<(Reply, Option<OwnedFd>), fdbroker::ChannelError> {
+    pub fn reply(&mut self) -> Result<Replied, fdbroker::ChannelError> {
         self.channel.recv(&mut self.packet)?;
-        let reply = Reply::decode(self.packet.bytes(), self.packet.fds().len()).expect("a well-formed reply");
-        Ok((reply, self.packet.take_fds().next()))
-    }
-
-    /// One request and its answer.
-    pub fn ask(&mut self, ask: Ask<'_>) -> Result<Option<OwnedFd>, Refusal> {
-        let id = self.send(ask);
-        let (reply, fd) = self.reply().expect("a reply");
-        assert_eq!(reply.id, id);
-        match reply.answer {
-            Answer::Granted { descriptors } => {
-                assert_eq!(usize::from(descriptors), fd.iter().len());
-                Ok(fd)
+        let came = self.packet.fds().len();
+        let Reply { id, answer } = Reply::decode(self.packet.bytes(), came).expect("a well-formed reply");
+        let answer = match answer {
+            Answer::Granted { descriptors, data } => {
+                assert_eq!(usize::from(descriptors), came);
+                Ok(data.to_vec())
             }
             Answer::Refused(refusal) => Err(refusal),
-        }
+            _ => panic!("the answers to a batch"),
+        };
+        Ok(Replied { id, answer, fd: self.packet.take_fds().next() })
     }
+
+    /// One request and its answer: the descriptor.
+    pub fn ask(&mut self, ask: Ask<'_>) -> Result<Option<OwnedFd>, Refusal> {
+        let id = self.send(ask);
+        let reply = self.reply().expect("a reply");
+        assert_eq!(reply.id, id);
+        reply.answer.map(|_| reply.fd)
+    }
+
+    /// One request and its answer: what is told.
+    pub fn told(&mut self, ask: Ask<'_>) -> Result<Vec<u8>, Refusal> {
+        let id = self.send(ask);
+        let reply = self.reply().expect("a reply");
+        assert_eq!(reply.id, id);
+        assert!(reply.fd.is_none(), "a descriptor where none was asked for");
+        reply.answer
+    }
+}
+
+/// One reply, but for a batch's.
+#[derive(Debug)]
+pub struct Replied {
+    pub id: u64,
+    pub answer: Result<Vec<u8>, Refusal>,
+    pub fd: Option<OwnedFd>,
 }
 
 /// How a service ended, which it is about to.

@@ -1,0 +1,88 @@
+//! `[broker]` What was asked, what was answered, and why.
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use crate::error::Fault;
+use crate::open::Resolver;
+use crate::policy::{Info, Why};
+use crate::wire::{Ask, Refusal};
+
+/// Takes the records of a broker. Closures of `Fn(&Record)` do.
+pub trait Audit: Send + Sync {
+    /// Takes one record, on the thread of the worker that it is about, which waits meanwhile.
+    fn record(&self, record: &Record<'_>);
+
+    /// How many records of requests one worker may cause a second; a second's worth may come at once. Those over it are
+    /// counted, and the count is told when there is room again ([`Event::Suppressed`]). `None`: every one is taken.
+    fn records_per_second(&self) -> Option<NonZeroU32> {
+        None
+    }
+}
+
+impl<F: Fn(&Record<'_>) + Send + Sync> Audit for F {
+    fn record(&self, record: &Record<'_>) {
+        self(record);
+    }
+}
+
+/// One line of the audit.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Record<'a> {
+    /// The worker's name, as given to [`Broker::serve`](crate::Broker::serve).
+    pub worker: &'a str,
+    /// What happened.
+    pub event: Event<'a>,
+}
+
+/// What happened.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// The service begins. Names are resolved in this way, if the policy has rules about names.
+    Start(Option<Resolver>),
+    /// A request, and its answer. Each request of a batch is one.
+    #[non_exhaustive]
+    Request {
+        /// What was asked.
+        ask: Ask<'a>,
+        /// The rule that decided, if one did.
+        rule: Option<&'a Info>,
+        /// What is about to be answered.
+        answer: Result<(), Refusal>,
+        /// Why the policy refused it, if it did.
+        why: Option<Why>,
+        /// How long it took to decide and to do it.
+        took: Duration,
+    },
+    /// A request with a verb that is not in the table; it is refused.
+    UnknownVerb(u8),
+    /// So many records were not made, because they were more than the audit takes
+    /// ([`Audit::records_per_second`]).
+    Suppressed(u64),
+    /// The service has ended: the worker hung up, or committed a fault.
+    End(&'a Result<(), Fault>),
+}
+
+/// One line of text, without control bytes from the worker.
+impl fmt::Display for Record<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.worker.escape_debug())?;
+        match &self.event {
+            Event::Start(None) => write!(f, "start"),
+            Event::Start(Some(resolver)) => write!(f, "start: names are resolved by {resolver}"),
+            Event::Request { ask, answer: Ok(()), .. } => write!(f, "{ask}: granted"),
+            Event::Request { ask, answer: Err(refusal), why: None, .. } => write!(f, "{ask}: not granted: {refusal}"),
+            Event::Request { ask, answer: Err(refusal), why: Some(why), rule, .. } => {
+                write!(f, "{ask}: not granted: {refusal}: {why}")?;
+                rule.map_or(Ok(()), |rule| write!(f, ": {rule}"))
+            }
+            Event::UnknownVerb(verb) => write!(f, "verb 0x{verb:02x}: refused"),
+            Event::Suppressed(records) => write!(f, "{records} more records were suppressed"),
+            Event::End(Ok(())) => write!(f, "end: hung up"),
+            Event::End(Err(fault)) => write!(f, "end: {}", fault.to_string().escape_debug()),
+        }
+    }
+}

@@ -1,0 +1,378 @@
+//! `[broker]` One worker's thread: receive, decode, decide, open, reply.
+
+use std::cell::RefCell;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::audit::{Audit, Event, Record};
+use super::limits::{Meter, Over, Rate};
+use super::{Broker, Call, Gift, Limits, Services, panic_text};
+use crate::channel::{Channel, Packet, Wait};
+use crate::error::{ChannelError, Fault};
+use crate::open::{Opened, Opener};
+use crate::policy::{Grant, Info, Permit, Standing, Why};
+use crate::sys::descriptor;
+use crate::wire::{
+    Answer, AnswersWriter, Ask, Batch, HEADER_LEN, MAX_BATCH, MAX_MESSAGE, MAX_REPLY, Malformed, Reason, Refusal,
+    Reply, Request, Rights,
+};
+
+/// How long to wait before asking again whether there is room for a descriptor in flight: the kernel does not tell.
+const ROOM_AGAIN: Duration = Duration::from_millis(1);
+
+/// Everything that the thread of one worker needs.
+pub(super) struct Desk {
+    name: String,
+    channel: Arc<Channel>,
+    standing: Arc<Standing>,
+    audit: Option<Arc<dyn Audit>>,
+    services: Services,
+    limits: Limits,
+    reply_timeout: Duration,
+}
+
+impl Desk {
+    pub(super) fn new(broker: &Broker, name: String, channel: Arc<Channel>, standing: Arc<Standing>) -> Self {
+        let Broker { audit, services, limits, reply_timeout } = broker.clone();
+        Self { name, channel, standing, audit, services, limits, reply_timeout }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Serves, and sees to it that the worker learns of the end however it came.
+    pub(super) fn attend(self) -> Result<(), Fault> {
+        let log = Log::new(&self);
+        let mut end = catch_unwind(AssertUnwindSafe(|| self.serve(&log)))
+            .unwrap_or_else(|panic| Err(Fault::Panicked(panic_text(&*panic))));
+        self.channel.shut_down();
+        let told = catch_unwind(AssertUnwindSafe(|| log.end(&end)));
+        if let (Err(panic), Ok(())) = (told, &end) {
+            end = Err(Fault::Panicked(panic_text(&*panic)));
+        }
+        end
+    }
+
+    fn serve(&self, log: &Log<'_>) -> Result<(), Fault> {
+        log.write(Event::Start(self.standing.policy().resolver()));
+        let mut packet = Packet::with_capacity(MAX_MESSAGE);
+        let (mut counter, mut buffers) = (Counter::new(self, log), Buffers::new());
+        loop {
+            match self.channel.recv(&mut packet) {
+                Ok(()) => {}
+                Err(ChannelError::Disconnected) => return Ok(()),
+                Err(ChannelError::TooManyDescriptors { .. }) => return Err(Fault::Descriptors),
+                Err(ChannelError::TooLarge) => return Err(Malformed::Oversize.into()),
+                Err(error) => return Err(Fault::Channel(error)),
+            }
+            let replied = match Request::decode(packet.bytes(), packet.fds().len()) {
+                Ok(Request { id, ask: Ask::Batch(batch) }) => counter.serve_batch(id, batch, &mut buffers)?,
+                Ok(Request { id, ask }) => counter.serve_one(id, &ask, &mut buffers)?,
+                Err(Malformed::UnknownVerb { id, verb }) => {
+                    log.write_request(Event::UnknownVerb(verb));
+                    counter.reply(id, Answer::Refused(UNKNOWN_VERB), 0, &mut buffers.message)
+                }
+                Err(malformed) => return Err(malformed.into()),
+            };
+            match replied {
+                Ok(()) => {}
+                Err(ChannelError::Disconnected) => return Ok(()),
+                Err(ChannelError::TimedOut | ChannelError::Unfinished) => return Err(Fault::Stalled),
+                Err(error) => return Err(Fault::Channel(error)),
+            }
+        }
+    }
+}
+
+const UNKNOWN_VERB: Refusal = Refusal { reason: Reason::Verb, errno: libc::ENOSYS };
+const LIMIT: Refusal = Refusal { reason: Reason::Limit, errno: libc::EAGAIN };
+
+/// Made once, and used for every request.
+struct Buffers {
+    /// What one request is told.
+    data: Box<[u8]>,
+    /// The answers to a batch.
+    answers: Box<[u8]>,
+    /// The reply.
+    message: Box<[u8]>,
+}
+
+impl Buffers {
+    fn new() -> Self {
+        let buffer = |len| vec![0; len].into_boxed_slice();
+        let body = MAX_REPLY - HEADER_LEN;
+        Self { data: buffer(body), answers: buffer(body), message: buffer(MAX_REPLY) }
+    }
+}
+
+/// Where one worker's requests are served.
+struct Counter<'d> {
+    desk: &'d Desk,
+    log: &'d Log<'d>,
+    opener: Opener,
+    meter: Meter,
+    /// What is granted by the reply that is being made.
+    fds: Vec<OwnedFd>,
+}
+
+impl<'d> Counter<'d> {
+    fn new(desk: &'d Desk, log: &'d Log<'d>) -> Self {
+        Self { desk, log, opener: Opener::new(), meter: Meter::new(desk.limits), fds: Vec::with_capacity(MAX_BATCH) }
+    }
+
+    /// The outer error ends the service without a reply; the inner one is that of the reply.
+    fn serve_one(&mut self, id: u64, ask: &Ask<'_>, buffers: &mut Buffers) -> Result<Result<(), ChannelError>, Fault> {
+        let outcome = self.answer(ask, &mut buffers.data)?;
+        let descriptors = count(&self.fds);
+        let answer = match outcome {
+            Ok(len) => Answer::Granted { descriptors, data: &buffers.data[..len] },
+            Err(refusal) => Answer::Refused(refusal),
+        };
+        Ok(self.reply(id, answer, descriptors, &mut buffers.message))
+    }
+
+    fn serve_batch(
+        &mut self,
+        id: u64,
+        batch: Batch<'_>,
+        buffers: &mut Buffers,
+    ) -> Result<Result<(), ChannelError>, Fault> {
+        let mut answers = AnswersWriter::new(&mut buffers.answers);
+        let mut further = batch.len();
+        for ask in batch.iter() {
+            further -= 1;
+            let (before, room) = (self.fds.len(), answers.room(further).min(buffers.data.len()));
+            let outcome = match ask {
+                Ok(ask) => self.answer(&ask, &mut buffers.data[..room])?,
+                Err(verb) => {
+                    self.log.write_request(Event::UnknownVerb(verb));
+                    Err(UNKNOWN_VERB)
+                }
+            };
+            let descriptors = count(&self.fds[before..]);
+            let answer = match outcome {
+                Ok(len) => Answer::Granted { descriptors, data: &buffers.data[..len] },
+                Err(refusal) => Answer::Refused(refusal),
+            };
+            // There is room: 253 refusals find it, and data has no more than was left beside them.
+            if answers.put(answer).is_err() {
+                return Ok(Err(ChannelError::TooLarge));
+            }
+        }
+        let (answers, descriptors) = answers.finish();
+        Ok(self.reply(id, Answer::Batch(answers), descriptors, &mut buffers.message))
+    }
+
+    /// Serves one request. What it grants is put behind the descriptors there are; what it tells, into `data`.
+    fn answer(&mut self, ask: &Ask<'_>, data: &mut [u8]) -> Result<Result<usize, Refusal>, Fault> {
+        let since = self.log.now();
+        let held = self.fds.len();
+        let judged = self.judge_and_open(ask, data);
+        if judged.answer.is_err() {
+            self.fds.truncate(held);
+        }
+        self.log.write_request(Event::Request {
+            ask: *ask,
+            rule: judged.rule,
+            answer: judged.answer.map(drop),
+            why: judged.why,
+            took: since.map(|since| since.elapsed()).unwrap_or_default(),
+        });
+        if judged.why == Some(Why::PhaseOver) {
+            return Err(Fault::PhaseOver);
+        }
+        Ok(judged.answer)
+    }
+
+    fn judge_and_open<'a>(&mut self, ask: &Ask<'a>, data: &mut [u8]) -> Judged<'a>
+    where
+        'd: 'a,
+    {
+        let standing: &'d Standing = &self.desk.standing;
+        let told = |answer| Judged { rule: None, why: None, answer };
+        match ask {
+            Ask::Hello => return told(Ok(0)),
+            Ask::Narrow(narrow) => return told(standing.narrow(*narrow).map(|()| 0)),
+            _ => {}
+        }
+        if let Err(Over) = self.meter.admit(&self.desk.channel, self.fds.len(), ask.brings_descriptor().into()) {
+            return told(Err(LIMIT));
+        }
+        match standing.decide(ask) {
+            Err(denial) => Judged { rule: denial.rule(), why: Some(denial.why()), answer: Err(denial.refusal()) },
+            Ok(permit) => {
+                let rule = permit.rule();
+                let answer = self.open(permit, data);
+                if let (Some(rule), Ok(_)) = (rule, &answer) {
+                    standing.use_up(rule);
+                }
+                Judged { rule, why: None, answer }
+            }
+        }
+    }
+
+    fn open(&mut self, permit: Permit<'_>, data: &mut [u8]) -> Result<usize, Refusal> {
+        if let Grant::Call { service, rights, bytes } = *permit.grant() {
+            return self.call(service, rights, bytes, data);
+        }
+        match self.opener.open(permit, data)? {
+            Opened::Descriptor(fd) => {
+                self.fds.push(fd);
+                Ok(0)
+            }
+            Opened::Data(len) => Ok(len),
+        }
+    }
+
+    fn call(&mut self, service: &[u8], rights: Rights, bytes: &[u8], data: &mut [u8]) -> Result<usize, Refusal> {
+        let failed = |errno| Refusal { reason: Reason::Failed, errno };
+        let handler = std::str::from_utf8(service).ok().and_then(|name| self.desk.services.get(name));
+        // The policy names a service that nobody has registered.
+        let handler = handler.ok_or_else(|| failed(libc::ENOSYS))?;
+        let call = Call { worker: &self.desk.name, rights, bytes, standing: &self.desk.standing };
+        let room = self.meter.room(&self.desk.channel);
+        let mut gift = Gift { data, len: 0, fds: &mut self.fds, room };
+        match handler(&call, &mut gift) {
+            Ok(()) => Ok(gift.len),
+            Err(error) => {
+                Err(failed(error.raw_os_error().filter(|errno| (1..=4095).contains(errno)).unwrap_or(libc::EIO)))
+            }
+        }
+    }
+
+    /// Sends the reply with the descriptors there are, which are closed whether it succeeds or not.
+    fn reply(&mut self, id: u64, answer: Answer<'_>, descriptors: u16, message: &mut [u8]) -> Result<(), ChannelError> {
+        let sent = self.send(id, answer, descriptors, message);
+        self.meter.sent(self.fds.len());
+        descriptor::close_all(&mut self.fds);
+        sent
+    }
+
+    /// The kernel counts the descriptors that wait in all queues together for the broker's whole user (K9), so workers
+    /// that do not read can leave no room for another's. Who has unread replies is given up after the reply timeout, as
+    /// if the queue were full. Who has none waits for that to happen: twice as long, and asks more often than they do,
+    /// so as to come first when there is room. If there still is none, that is no fault, and the worker is told.
+    fn send(&self, id: u64, answer: Answer<'_>, descriptors: u16, message: &mut [u8]) -> Result<(), ChannelError> {
+        let Desk { channel, reply_timeout, .. } = self.desk;
+        // Cannot be too long: the buffer holds any reply.
+        let len = Reply { id, answer }.encode(descriptors, message).map_err(|_| ChannelError::TooLarge)?;
+        let fds = self.fds.iter().map(AsRawFd::as_raw_fd);
+        if fds.len() == 0 {
+            return channel.send_within(Wait::Socket, &message[..len], fds);
+        }
+        let mut since = None;
+        loop {
+            let errno = match channel.send_within(Wait::Queue, &message[..len], fds.clone()) {
+                Err(ChannelError::Congested { source, .. }) => source.raw_os_error().unwrap_or(libc::ETOOMANYREFS),
+                done => return done,
+            };
+            let waited = since.get_or_insert_with(Instant::now).elapsed();
+            match channel.has_unread()? {
+                true if waited < *reply_timeout => thread::sleep(20 * ROOM_AGAIN),
+                true => return Err(ChannelError::TimedOut),
+                false if waited < reply_timeout.saturating_mul(2) => thread::sleep(ROOM_AGAIN),
+                false => return self.send_without_room(id, answer, errno, message),
+            }
+        }
+    }
+
+    /// Refuses what would have brought a descriptor, and answers the rest as it was.
+    fn send_without_room(
+        &self,
+        id: u64,
+        answer: Answer<'_>,
+        errno: i32,
+        message: &mut [u8],
+    ) -> Result<(), ChannelError> {
+        let refused = Answer::Refused(Refusal { reason: Reason::Failed, errno });
+        let mut buffer;
+        let answer = match answer {
+            Answer::Batch(answers) => {
+                buffer = vec![0; MAX_REPLY - HEADER_LEN];
+                let mut writer = AnswersWriter::new(&mut buffer);
+                for answer in answers.iter() {
+                    let brought = matches!(answer, Answer::Granted { descriptors: 1.., .. });
+                    writer.put(if brought { refused } else { answer }).map_err(|_| ChannelError::TooLarge)?;
+                }
+                Answer::Batch(writer.finish().0)
+            }
+            _ => refused,
+        };
+        let len = Reply { id, answer }.encode(0, message).map_err(|_| ChannelError::TooLarge)?;
+        self.desk.channel.send_within(Wait::Socket, &message[..len], [].into_iter())
+    }
+}
+
+/// How one request was judged, and what came of it.
+struct Judged<'p> {
+    rule: Option<&'p Info>,
+    why: Option<Why>,
+    answer: Result<usize, Refusal>,
+}
+
+/// There are no more than 253.
+fn count(fds: &[OwnedFd]) -> u16 {
+    u16::try_from(fds.len()).unwrap_or(u16::MAX)
+}
+
+/// The audit of one worker, if there is any.
+struct Log<'d> {
+    audit: Option<&'d dyn Audit>,
+    worker: &'d str,
+    suppression: Option<RefCell<Suppression>>,
+}
+
+struct Suppression {
+    rate: Rate,
+    records: u64,
+}
+
+impl<'d> Log<'d> {
+    fn new(desk: &'d Desk) -> Self {
+        let audit = desk.audit.as_deref();
+        let rate = audit.and_then(Audit::records_per_second).map(Rate::new);
+        let suppression = rate.map(|rate| RefCell::new(Suppression { rate, records: 0 }));
+        Self { audit, worker: &desk.name, suppression }
+    }
+
+    fn write(&self, event: Event<'_>) {
+        if let Some(audit) = self.audit {
+            audit.record(&Record { worker: self.worker, event });
+        }
+    }
+
+    /// As [`write`](Self::write), if the audit takes one more at this moment.
+    fn write_request(&self, event: Event<'_>) {
+        let Some(suppression) = &self.suppression else { return self.write(event) };
+        // Given back before the audit is called.
+        let suppressed = {
+            let mut suppression = suppression.borrow_mut();
+            if !suppression.rate.take() {
+                suppression.records += 1;
+                return;
+            }
+            std::mem::take(&mut suppression.records)
+        };
+        if suppressed > 0 {
+            self.write(Event::Suppressed(suppressed));
+        }
+        self.write(event);
+    }
+
+    fn end(&self, end: &Result<(), Fault>) {
+        let suppressed = self.suppression.as_ref().map_or(0, |suppression| suppression.borrow().records);
+        if suppressed > 0 {
+            self.write(Event::Suppressed(suppressed));
+        }
+        self.write(Event::End(end));
+    }
+
+    /// The clock is not asked for nobody.
+    fn now(&self) -> Option<Instant> {
+        self.audit.map(|_| Instant::now())
+    }
+}

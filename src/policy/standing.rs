@@ -1,0 +1,100 @@
+//! `[broker]` What one worker may have at this moment of its life.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{Denial, Info, Permit, Policy, Why};
+use crate::wire::{Ask, Narrow, Reason, Refusal};
+
+/// A policy, and what has become of it for one worker: the phase, what has been narrowed, and what has been used up.
+/// It only ever becomes less, but for a change of phase, which is the broker's word.
+///
+/// `Send + Sync`. Each decision is made in one piece: a narrowing or a new phase is before it or after it.
+#[derive(Debug)]
+pub struct Standing {
+    policy: Arc<Policy>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    phase: usize,
+    /// By the rules' places among those that grant one time.
+    used_up: Box<[bool]>,
+}
+
+/// There is no phase of this name after the present one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no phase \"{0}\" after the present one")]
+pub struct NoSuchPhase(pub String);
+
+impl Standing {
+    /// At the start of a worker's life.
+    #[must_use]
+    pub fn new(policy: impl Into<Arc<Policy>>) -> Self {
+        let policy = policy.into();
+        let used_up = vec![false; policy.once as usize].into();
+        Self { policy, state: Mutex::new(State { phase: 0, used_up }) }
+    }
+
+    /// The policy.
+    #[must_use]
+    pub fn policy(&self) -> &Arc<Policy> {
+        &self.policy
+    }
+
+    /// The name of the present phase.
+    #[must_use]
+    pub fn phase(&self) -> &str {
+        &self.policy.phases[self.state().phase].name
+    }
+
+    /// Decides. What grants one time is used up by [`use_up`](Self::use_up), not by this.
+    ///
+    /// # Errors
+    /// As for [`Policy::decide`].
+    pub fn decide<'p>(&'p self, ask: &Ask<'p>) -> Result<Permit<'p>, Denial<'p>> {
+        let state = self.state();
+        let permit = self.policy.judge(state.phase, ask).map_err(|denial| self.over(&state, ask, denial))?;
+        let denied = |why| {
+            let refusal = Refusal { reason: Reason::Denied, errno: self.policy.refuse_with };
+            Err(Denial { refusal, rule: permit.rule(), why })
+        };
+        if permit.rule().and_then(Info::once).is_some_and(|once| state.used_up[once]) {
+            return denied(Why::UsedUp);
+        }
+        Ok(permit)
+    }
+
+    /// A denial of what an earlier phase grants is told apart.
+    fn over<'p>(&'p self, state: &State, ask: &Ask<'p>, denial: Denial<'p>) -> Denial<'p> {
+        let earlier = (0..state.phase).any(|phase| self.policy.judge(phase, ask).is_ok());
+        if earlier { Denial { why: Why::PhaseOver, ..denial } } else { denial }
+    }
+
+    /// Has less from now on, by the worker's own word.
+    pub(crate) fn narrow(&self, _narrow: Narrow<'_>) -> Result<(), Refusal> {
+        todo!()
+    }
+
+    /// Says that what `rule` granted has been had.
+    pub fn use_up(&self, rule: &Info) {
+        if let Some(once) = rule.once() {
+            self.state().used_up[once] = true;
+        }
+    }
+
+    /// Begins a later phase. What only earlier ones grant is granted no more, from the next decision on.
+    ///
+    /// # Errors
+    /// There is none of this name after the present one; nothing changes.
+    pub fn enter(&self, phase: &str) -> Result<(), NoSuchPhase> {
+        let mut state = self.state();
+        let later = self.policy.phases.iter().skip(state.phase + 1).position(|later| &*later.name == phase);
+        state.phase += 1 + later.ok_or_else(|| NoSuchPhase(phase.to_owned()))?;
+        Ok(())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
