@@ -205,10 +205,10 @@ impl<'d> Counter<'d> {
         match standing.decide(ask) {
             Err(denial) => Judged { rule: denial.rule(), why: Some(denial.why()), answer: Err(denial.refusal()) },
             Ok(permit) => {
-                let rule = permit.rule();
+                let (rule, rules) = (permit.rule(), permit.rules());
                 let answer = self.open(permit, data);
-                if let (Some(rule), Ok(_)) = (rule, &answer) {
-                    standing.use_up(rule);
+                if answer.is_ok() {
+                    rules.for_each(|rule| standing.use_up(rule));
                 }
                 Judged { rule, why: None, answer }
             }

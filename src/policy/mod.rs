@@ -143,7 +143,7 @@ impl Policy {
             let refusal = Refusal { reason: Reason::Impossible, errno: libc::EINVAL };
             Denial { refusal, rule: None, why: Why::Impossible(why) }
         })?;
-        let judge = Judge { policy: self, phase, table, needs };
+        let judge = Judge { policy: self, table, needs };
         match *ask {
             Ask::Open { access, path } => judge.path(path, access.contains(Access::DIRECTORY), |at, file| {
                 Grant::Open { at, access, terms: &file.terms }
@@ -182,7 +182,6 @@ impl Policy {
 /// One request before one phase's rules.
 struct Judge<'p> {
     policy: &'p Policy,
-    phase: usize,
     table: &'p Table,
     needs: Rights,
 }
@@ -262,9 +261,7 @@ impl<'p> Judge<'p> {
     fn rename(&self, from: &'p [u8], to: &'p [u8]) -> Result<Permit<'p>, Denial<'p>> {
         let (rule, from, old) = self.find(from, false)?;
         let (other, to, new) = self.find(to, false)?;
-        // What grants one time is asked of one rule.
-        let rule = if rule.info.once.is_none() { other } else { rule };
-        Ok(Permit::new(&rule.info, Grant::Rename { from, to, terms: [&old.terms, &new.terms] }))
+        Ok(Permit::by_two(&rule.info, &other.info, Grant::Rename { from, to, terms: [&old.terms, &new.terms] }))
     }
 
     fn scratch(&self) -> Result<Permit<'p>, Denial<'p>> {
