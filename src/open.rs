@@ -1,18 +1,23 @@
 //! `[broker]` Permit to descriptor: the only place that opens, binds or connects anything for a worker.
 //!
-//! A name is resolved by `openat2(2)` beneath the rule's pinned root: no symbolic link is followed, no magic link, and
-//! nothing leads out. What was opened is then asked what it is; anything but a regular file is closed again.
+//! A name is resolved beneath the rule's pinned root by a [`Resolver`]: no symbolic link is followed unless the rule says
+//! so, no magic link, and nothing leads out. What was opened is then asked what it is; anything but a regular file is closed again.
 //! O_NONBLOCK is set on opening, so that a FIFO in the place of a file cannot hold the broker up, and stays set:
 //! on a regular file it does nothing. O_NOCTTY is always set, so a terminal there never becomes the broker's.
 
-use std::ffi::CStr;
+mod resolve;
+mod walk;
+
+pub use resolve::Resolver;
+pub(crate) use resolve::Way;
+
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use libc::{S_IFMT, S_IFREG};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::OFlag;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, setsockopt, socket as new_socket, sockopt,
 };
@@ -21,7 +26,6 @@ use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 
 use crate::policy::{ConnectRule, Grant, ListenRule, Permit, Root};
 use crate::sys::socket;
-use crate::wire::path::PATH_MAX;
 use crate::wire::{Reason, Refusal, Right};
 
 /// Does what the permit says. The descriptor is close-on-exec.
@@ -73,26 +77,9 @@ fn open_beneath(root: &Root, name: &[u8], right: Right, mode: Mode) -> Result<Ow
         Right::Append => OFlag::O_WRONLY | OFlag::O_APPEND,
         Right::Create => OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL,
     };
-    let mut buffer = [0; PATH_MAX];
-    buffer.get_mut(..name.len()).ok_or(Errno::ENAMETOOLONG)?.copy_from_slice(name);
-    let name = CStr::from_bytes_until_nul(&buffer).map_err(|_| Errno::ENAMETOOLONG)?;
-    let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-    let flags = access | OFlag::O_CLOEXEC | OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
-    let how = OpenHow::new().flags(flags).mode(mode).resolve(resolve);
-    // A rename elsewhere can make the kernel unsure whether the walk stayed beneath the root; it then asks for another
-    // try.
-    for _ in 0..RETRIES {
-        match openat2(root, name, how) {
-            Err(Errno::EAGAIN | Errno::EINTR) => {}
-            done => return done,
-        }
-    }
-    Err(Errno::EAGAIN)
+    let flags = access | OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
+    root.resolver().open(root.as_fd(), name, flags, mode, root.way())
 }
-
-/// Bounds the broker's work for one request during a storm of renames. Without `..` in a path, the kernel was never
-/// seen to ask even once (K13).
-const RETRIES: usize = 64;
 
 /// tempfile wants a name for the directory: this one is of the directory that was pinned. The mode is set because
 /// tempfile leaves it to the broker's umask, and a file without a name can still be opened again through /proc by who

@@ -23,6 +23,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::error::PolicyError;
+use crate::open::Resolver;
 use crate::wire::path::{self, PathError};
 use crate::wire::{Ask, Reason, Refusal, Right};
 use rule::{Rights, Scope, Written};
@@ -68,6 +69,12 @@ impl Policy {
     #[must_use]
     pub fn builder() -> PolicyBuilder {
         PolicyBuilder::default()
+    }
+
+    /// How names are resolved beneath the directories of its rules; none if no rule is about files.
+    #[must_use]
+    pub fn resolver(&self) -> Option<Resolver> {
+        self.files.values().chain(self.trees.values()).next().map(|terms| terms.root.resolver())
     }
 
     /// Decides, on the request's bytes and the rules alone.
@@ -177,15 +184,13 @@ impl PolicyBuilder {
                 }
             }
         }
-        let a_root = policy.files.values().chain(policy.trees.values()).next();
-        a_root.map_or(Ok(()), |terms| terms.root.probe_openat2()).map_err(PolicyError::NoOpenat2)?;
         Ok(policy)
     }
 }
 
 impl Policy {
     fn add_file(&mut self, rule: FileRule) -> Result<(), PolicyError> {
-        let FileRule { path, scope, rights, mode } = rule;
+        let FileRule { path, scope, rights, mode, way } = rule;
         if scope == Scope::Beneath && path.as_os_str() == "/" {
             return Err(unfit("/", "it would grant every file there is; name the directories that are meant"));
         }
@@ -203,12 +208,17 @@ impl Policy {
         let what = || path.display().to_string();
         match scope {
             Scope::Exact => {
-                let terms =
-                    FileTerms { root: Root::of_file(&path)?, name: root::file_name(&path).into(), rights, mode };
+                let terms = FileTerms {
+                    root: Root::of_file(&path)?.on_way(&path, way)?,
+                    name: root::file_name(&path).into(),
+                    rights,
+                    mode,
+                };
                 insert(&mut self.files, key, terms, what)
             }
             Scope::Beneath => {
-                let terms = FileTerms { root: Root::of_tree(&path)?, name: Box::default(), rights, mode };
+                let terms =
+                    FileTerms { root: Root::of_tree(&path)?.on_way(&path, way)?, name: Box::default(), rights, mode };
                 self.longest_tree = self.longest_tree.max(path.as_os_str().len());
                 insert(&mut self.trees, key, terms, what)
             }

@@ -7,17 +7,20 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::fcntl::{AtFlags, OFlag, open};
 use nix::sys::stat::{Mode, SFlag, fstat, fstatat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 
 use crate::error::PolicyError;
+use crate::open::{Resolver, Way};
 
 /// A pinned directory: whatever happens to its name, this is the directory that the policy meant.
 #[derive(Debug)]
 pub(crate) struct Root {
     directory: OwnedFd,
     device: libc::dev_t,
+    resolver: Resolver,
+    way: Way,
 }
 
 impl Root {
@@ -35,7 +38,8 @@ impl Root {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let fd = open(directory, flags, Mode::empty()).map_err(fail("open"))?;
         let device = fstat(&fd).map_err(fail("fstat"))?.st_dev;
-        Ok(Self { directory: fd, device })
+        let resolver = Resolver::probe(fd.as_fd()).map_err(PolicyError::NoOpenat2)?;
+        Ok(Self { directory: fd, device, resolver, way: Way::default() })
     }
 
     /// The root of a rule for everything beneath `path`.
@@ -79,12 +83,25 @@ impl Root {
         Ok(fstatfs(&self.directory)?.filesystem_type() == PROC_SUPER_MAGIC)
     }
 
-    /// Whether `openat2` is to be had, asked of a directory that is known to be there: one file's errno says nothing
-    /// about it (K15).
-    pub(super) fn probe_openat2(&self) -> io::Result<()> {
-        let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_BENEATH);
-        openat2(&self.directory, OsStr::new("."), how)?;
-        Ok(())
+    /// How names beneath it are resolved.
+    pub(crate) fn resolver(&self) -> Resolver {
+        self.resolver
+    }
+
+    /// What the rule says about the way.
+    pub(crate) fn way(&self) -> Way {
+        self.way
+    }
+
+    /// The same directory under a rule's terms for the way, where they can be kept.
+    pub(super) fn on_way(self, path: &Path, way: Way) -> Result<Self, PolicyError> {
+        if way.one_file_system && self.resolver == Resolver::Walk && !Resolver::probe_mount_ids(self.as_fd()) {
+            return Err(PolicyError::Unfit {
+                what: path.display().to_string(),
+                why: "neither openat2 nor mount ids are to be had here, so it cannot keep to one file system; it needs Linux 5.8",
+            });
+        }
+        Ok(Self { way, ..self })
     }
 }
 

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::open::Way;
 use crate::wire::Right;
 
 /// A set of rights.
@@ -89,11 +90,12 @@ pub struct FileRule {
     pub(super) scope: Scope,
     pub(super) rights: Rights,
     pub(super) mode: u32,
+    pub(super) way: Way,
 }
 
 impl FileRule {
     fn new(path: impl Into<PathBuf>, scope: Scope) -> Self {
-        Self { path: path.into(), scope, rights: Rights::default(), mode: 0 }
+        Self { path: path.into(), scope, rights: Rights::default(), mode: 0, way: Way::default() }
     }
 
     fn with(mut self, right: Right) -> Self {
@@ -128,6 +130,21 @@ impl FileRule {
     pub fn create(mut self, mode: u32) -> Self {
         self.mode = mode;
         self.with(Right::Create)
+    }
+
+    /// Follows symbolic links that stay beneath the directory. One that is absolute or leads out by `..` is EXDEV, also
+    /// where it comes back in; magic links are never followed, and a link is never created through.
+    #[must_use]
+    pub fn links_within(mut self) -> Self {
+        self.way.links_within = true;
+        self
+    }
+
+    /// Crosses no mount point: what is mounted beneath the directory is EXDEV, even if it is of the same file system.
+    #[must_use]
+    pub fn one_file_system(mut self) -> Self {
+        self.way.one_file_system = true;
+        self
     }
 }
 

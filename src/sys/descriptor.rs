@@ -1,5 +1,6 @@
 //! `[both]` What the kernel says of a descriptor, where nix asks in a way that can wait or that can fail.
 
+use std::ffi::CStr;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -30,6 +31,23 @@ pub(crate) fn status(fd: BorrowedFd<'_>) -> io::Result<Status> {
         device: (statx.stx_dev_major, statx.stx_dev_minor),
         block_size: statx.stx_blksize,
     })
+}
+
+/// The id of the mount on which `name` in `directory` is (statx(2)), or, for an empty name, `directory` itself. No link
+/// and no automount is followed. None where the kernel does not say: Linux before 5.8. Two mounts that are there at
+/// the same time never have the same id; one that is gone may have left its id to another.
+pub(crate) fn mount_id(directory: BorrowedFd<'_>, name: &CStr) -> io::Result<Option<u64>> {
+    let flags = libc::AT_EMPTY_PATH | libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT | libc::AT_STATX_DONT_SYNC;
+    let mut statx = MaybeUninit::<libc::statx>::zeroed();
+    // SAFETY: the path is a C string, and the kernel writes one struct statx, which is exclusively borrowed.
+    let done =
+        unsafe { libc::statx(directory.as_raw_fd(), name.as_ptr(), flags, libc::STATX_MNT_ID, statx.as_mut_ptr()) };
+    if done != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: zeroed above, and numbers only: every pattern of bits is a struct statx.
+    let statx = unsafe { statx.assume_init() };
+    Ok((statx.stx_mask & libc::STATX_MNT_ID != 0).then_some(statx.stx_mnt_id))
 }
 
 /// Whether the descriptor is a pidfd, of a process that runs, has ended, or has been reaped. waitid(2) takes nothing
