@@ -2,6 +2,8 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
 pub mod served;
+#[cfg(target_os = "linux")]
+pub mod watched;
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
