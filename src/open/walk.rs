@@ -107,10 +107,13 @@ impl<'r> Walk<'r> {
 
     /// One directory further. The text of the link, if that is what stands there and the rule follows it.
     fn enter(&mut self, name: &CStr, is_last: bool) -> Result<Option<Vec<u8>>, Errno> {
-        match name.to_bytes() {
-            b"." => return Ok(None),
-            b".." => return self.leave().map(|()| None),
-            _ => {}
+        if let dots @ (b"." | b"..") = name.to_bytes() {
+            // Only to be told if this directory may not be searched.
+            openat(&self.here, c".", DIRECTORY, Mode::empty())?;
+            if dots == b".." {
+                self.leave()?;
+            }
+            return Ok(None);
         }
         match openat(&self.here, name, DIRECTORY, Mode::empty()) {
             Ok(directory) => {
