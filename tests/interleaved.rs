@@ -221,6 +221,43 @@ fn r1_13_a_directory_that_comes_back_in_time() {
     });
 }
 
+/// R1-13, K43: a directory that comes and goes twice, so that each question about it gets the answer that suits, is found
+/// out by asking both again.
+#[test]
+fn r1_13_a_directory_that_comes_and_goes() {
+    by_walk("r1_13_a_directory_that_comes_and_goes", || {
+        let scene = Scene::new();
+        let mut moments = [(SYS_openat, "file"), (SYS_newfstatat, "../../"), (SYS_newfstatat, "file")].into_iter();
+        let mut next = moments.next();
+        let mut is_out = false;
+        let passed = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&passed);
+        let started = scene.client(move |root, call| {
+            if next.is_some_and(|(number, path)| call.is(number, path)) {
+                next = moments.next();
+                count.fetch_add(1, Ordering::SeqCst);
+                let steps = [
+                    ("served/a/b", "outside/b"),
+                    ("outside/b/file", "outside/kept"),
+                    ("outside/secret", "outside/b/file"),
+                ];
+                if is_out {
+                    steps.iter().rev().for_each(|(from, to)| rename(root, to, from));
+                } else {
+                    steps.iter().for_each(|(from, to)| rename(root, from, to));
+                }
+                is_out = !is_out;
+            }
+            Verdict::Go
+        });
+        let Some((_service, client)) = started else { return };
+        let before = held(&client);
+        failed_with(client.read(scene.file()), libc::EXDEV);
+        assert_eq!(passed.load(Ordering::SeqCst), 3);
+        assert_eq!(held(&client), before);
+    });
+}
+
 // ------------------------------------------------------------------------------------------------- answers of the kernel
 
 /// The worker of a scene whose openat2 of `path`, and no other, is answered so as long as `answers` has any.
