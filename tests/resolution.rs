@@ -8,7 +8,7 @@ mod common;
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use common::served::client;
@@ -47,6 +47,10 @@ with_each_resolver! {
     other_mounts_beneath_a_root_are_served
     r1_11_an_exact_rule_keeps_its_directory
     r1_11_a_tree_is_pinned
+    links_that_stay_within_are_followed_where_a_rule_says_so
+    r1_05_links_of_proc_are_not_followed_within
+    links_are_not_followed_where_the_kernel_would_not
+    r1_10_a_rule_keeps_to_one_file_system
 }
 
 /// Runs a test in a process of its own, where openat2 fails with this errno, or does not.
@@ -299,4 +303,160 @@ fn r1_11_a_tree_is_pinned() {
     fs::remove_dir_all(root.join("moved")).unwrap();
     refused_as(client.read(tree.join("sub/file")), Reason::Failed, libc::ENOENT);
     assert_eq!(fs::read(tree.join("sub/file")).unwrap(), b"planted");
+}
+
+/// A rule can follow links that stay beneath its directory: on the way and at the end, relative ones only.
+fn links_that_stay_within_are_followed_where_a_rule_says_so() {
+    let (_keep, root) = directory();
+    let served = root.join("served");
+    fs::create_dir_all(served.join("real/deeper")).unwrap();
+    fs::write(served.join("real/deeper/file"), b"file").unwrap();
+    fs::write(root.join("secret"), b"secret").unwrap();
+    let within = ["real/deeper/file", "./real/../real//deeper/file", "way/deeper/file", "way/deeper/../deeper/file"];
+    let outside = ["../secret", "real/../../secret", "../served/real/deeper/file", "way/../../secret", ".."];
+    symlink("real", served.join("way")).unwrap();
+    symlink("missing", served.join("dangling")).unwrap();
+    symlink("real/deeper/file/", served.join("slash")).unwrap();
+    symlink(served.join("real"), served.join("absolute")).unwrap();
+    let (_service, client) =
+        client(policy(Rule::beneath(&served).links_within().read().write().append().create(0o600)));
+    for (number, text) in within.iter().chain(&outside).enumerate() {
+        let link = served.join(format!("link-{number}"));
+        symlink(text, &link).unwrap();
+        for attempt in attempts(&client, &link) {
+            match attempt {
+                Ok(file) if number < within.len() => assert_eq!(identity(file), identity(of(&served))),
+                refused => refused_as(refused, Reason::Failed, libc::EXDEV),
+            }
+        }
+        refused_as(client.create(&link), Reason::Failed, libc::EEXIST);
+    }
+    assert_eq!(text(client.read(served.join("way/deeper/file"))), "file");
+    client.create(served.join("way/new")).unwrap();
+    assert!(served.join("real/new").exists());
+    for (name, errno) in [("dangling", libc::ENOENT), ("slash", libc::ENOTDIR), ("absolute/deeper/file", libc::EXDEV)] {
+        refused_as(client.read(served.join(name)), Reason::Failed, errno);
+    }
+    refused_as(client.create(served.join("dangling")), Reason::Failed, libc::EEXIST);
+    assert!(!served.join("missing").exists());
+}
+
+fn of(served: &Path) -> fs::File {
+    fs::File::open(served.join("real/deeper/file")).unwrap()
+}
+
+/// R1-05: a rule that follows links follows none that is magic, and a relative text makes no difference.
+fn r1_05_links_of_proc_are_not_followed_within() {
+    let (_keep, root) = directory();
+    let inside = root.join("inside");
+    fs::create_dir(&inside).unwrap();
+    fs::write(root.join("file"), b"file").unwrap();
+    if let Err(error) = mount_proc_at(&inside) {
+        eprintln!("SKIPPED R1-05 with a rule that follows links: mounting is not permitted here: {error}");
+        return;
+    }
+    let own = std::process::id();
+    symlink(format!("inside/{own}/cwd/file"), root.join("cwd")).unwrap();
+    symlink(format!("inside/{own}/fd/0"), root.join("stdin")).unwrap();
+    let (_service, client) = client(policy(Rule::beneath(&root).links_within().read().write().append()));
+    for name in ["cwd", "stdin"] {
+        for attempt in attempts(&client, &root.join(name)) {
+            refused_as(attempt, Reason::Failed, libc::ELOOP);
+        }
+    }
+    for name in ["fd/0", "root/etc/passwd", "cwd/file", "exe", "ns/mnt"] {
+        refused_as(client.read(inside.join(own.to_string()).join(name)), Reason::Failed, libc::ELOOP);
+    }
+    // A plain one, which openat2 follows, leads to nothing that would be handed out either.
+    client.read(inside.join("self/environ")).unwrap_err();
+}
+
+/// Links are no more followed by us than by the kernel: not on a mount that says so, and not one that another user put
+/// into a directory such as /tmp.
+fn links_are_not_followed_where_the_kernel_would_not() {
+    let (_keep, root) = directory();
+    if !common::is_root() {
+        eprintln!("SKIPPED links of another user: only root can make them");
+        return;
+    }
+    let (shared, quiet) = (root.join("shared"), root.join("quiet"));
+    for directory in [&shared, &quiet] {
+        fs::create_dir(directory).unwrap();
+    }
+    let none: Option<&str> = None;
+    let nosymfollow = MsFlags::from_bits_retain(libc::MS_NOSYMFOLLOW);
+    let quietly = own_mounts().and_then(|()| mount(Some("none"), &quiet, Some("tmpfs"), nosymfollow, none));
+    for directory in [&shared, &quiet] {
+        fs::write(directory.join("file"), b"file").unwrap();
+        symlink("file", directory.join("link")).unwrap();
+    }
+    let (_service, client) = client(policy(Rule::beneath(&root).links_within().read()));
+    assert_eq!(text(client.read(shared.join("link"))), "file");
+    match quietly {
+        Ok(()) => refused_as(client.read(quiet.join("link")), Reason::Failed, libc::ELOOP),
+        Err(error) => eprintln!("SKIPPED a mount without links: mounting is not permitted here: {error}"),
+    }
+
+    std::os::unix::fs::lchown(shared.join("link"), Some(65534), Some(65534)).unwrap();
+    assert_eq!(text(client.read(shared.join("link"))), "file");
+    fs::set_permissions(&shared, fs::Permissions::from_mode(0o1777)).unwrap();
+    let by_walk = policy(Rule::beneath(&root).read()).resolver() == Some(Resolver::Walk);
+    let protected = fs::read("/proc/sys/fs/protected_symlinks").is_ok_and(|word| word.starts_with(b"1"));
+    match client.read(shared.join("link")) {
+        Ok(file) => assert!(!by_walk && !protected, "{file:?}"),
+        refused => refused_as(refused, Reason::Failed, libc::EACCES),
+    }
+    assert_eq!(text(client.read(shared.join("file"))), "file");
+}
+
+/// R1-10: a rule that keeps to one file system crosses no mount point, not even to the same file system, and not at the
+/// last component; with the walk neither. Where mounts cannot be told apart, such a rule is refused when it is loaded.
+fn r1_10_a_rule_keeps_to_one_file_system() {
+    let (_keep, root) = directory();
+    for name in ["real", "same", "other"] {
+        fs::create_dir(root.join(name)).unwrap();
+    }
+    for name in ["real/file", "bound"] {
+        fs::write(root.join(name), b"file").unwrap();
+    }
+    let none: Option<&str> = None;
+    let bind = |from: &str, to: &str| mount(Some(&root.join(from)), &root.join(to), none, MsFlags::MS_BIND, none);
+    let mounted = own_mounts()
+        .and_then(|()| bind("real", "same"))
+        .and_then(|()| bind("real/file", "bound"))
+        .and_then(|()| mount(Some("none"), &root.join("other"), Some("tmpfs"), MsFlags::empty(), none));
+    if let Err(error) = mounted {
+        eprintln!("SKIPPED R1-10: mounting is not permitted here: {error}");
+        return;
+    }
+    fs::write(root.join("other/file"), b"file").unwrap();
+    symlink("same/file", root.join("link")).unwrap();
+    let rule = || Rule::beneath(&root).read().write().append().create(0o600);
+    let (_service, everywhere) = client(policy(rule()));
+    let (_service, stays) = client(policy(rule().one_file_system()));
+    let (_service, follows) = client(policy(rule().one_file_system().links_within()));
+    for name in ["same/file", "bound", "other/file"] {
+        assert_eq!(text(everywhere.read(root.join(name))), "file");
+        for client in [&stays, &follows] {
+            for attempt in attempts(client, &root.join(name)) {
+                refused_as(attempt, Reason::Failed, libc::EXDEV);
+            }
+        }
+    }
+    refused_as(follows.read(root.join("link")), Reason::Failed, libc::EXDEV);
+    for directory in ["same", "other"] {
+        refused_as(stays.create(root.join(directory).join("new")), Reason::Failed, libc::EXDEV);
+        assert!(!root.join(directory).join("new").exists());
+    }
+    assert_eq!(text(stays.read(root.join("real/file"))), "file");
+    // A root that is itself a mount is one file system as any other.
+    let (_service, mounted) = client(policy(Rule::beneath(root.join("same")).one_file_system().read()));
+    assert_eq!(text(mounted.read(root.join("same/file"))), "file");
+
+    // Older than Linux 4.11 in this respect, and without openat2, in every run: the last thing that this process does.
+    common::refuse(libc::SYS_openat2, &[], libc::ENOSYS);
+    common::refuse(libc::SYS_statx, &[], libc::ENOSYS);
+    let refused = Policy::builder().allow(rule().one_file_system()).build().unwrap_err();
+    assert!(refused.to_string().contains("one file system"), "{refused}");
+    Policy::builder().allow(rule()).build().unwrap();
 }
