@@ -81,6 +81,39 @@ fn r1_06_both_resolvers_go_as_deep() {
     }
 }
 
+/// R1-06: dots in the text of a link want a directory that may be searched, as names do.
+#[test]
+fn r1_06_both_resolvers_search_no_closed_directory() {
+    if common::is_root() {
+        eprintln!("SKIPPED R1-06 with directories that may not be searched: root may search them all");
+        return;
+    }
+    let (_keep, root) = directory();
+    fs::write(root.join("file"), b"file").unwrap();
+    for (name, mode) in [("closed", 0o600), ("hidden", 0o100)] {
+        fs::create_dir(root.join(name)).unwrap();
+        fs::set_permissions(root.join(name), fs::Permissions::from_mode(mode)).unwrap();
+        for (link, text) in [("back", "../file"), ("here", "."), ("both", "./../file")] {
+            symlink(format!("{name}/{text}"), root.join(format!("{name}-{link}"))).unwrap();
+        }
+    }
+    for both in Both::of_each_way(&root).into_iter().filter(|both| both.follows) {
+        for (name, errno) in [
+            ("closed-back", libc::EACCES),
+            ("closed-both", libc::EACCES),
+            ("closed/x", libc::EACCES),
+            ("hidden-back", 0),
+            ("hidden-both", 0),
+            ("hidden/x", libc::ENOENT),
+        ] {
+            assert_eq!(both.agree(&root.join(name), Client::read), errno, "{name}");
+        }
+        for name in ["closed-here", "hidden-here"] {
+            assert_eq!(both.agree(&root.join(name), Client::read), libc::EACCES, "{name}");
+        }
+    }
+}
+
 // ------------------------------------------------------------------------------------------------------------- the trees
 
 /// One to four of four names, so that they meet what is there.

@@ -370,7 +370,7 @@ fn r1_07_a_forbidden_file_does_not_downgrade() {
     }
     let scene = Scene::new();
     fs::write(scene.root.join("served/other"), b"other").unwrap();
-    fs::set_permissions(scene.file(), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(scene.file(), fs::Permissions::from_mode(0o000)).unwrap();
     let policy = Arc::new(Policy::builder().allow(Rule::beneath(scene.root.join("served")).read()).build().unwrap());
     let (_service, client) = common::served::client_of(&fdbroker::Broker::new(), Arc::clone(&policy));
     failed_with(client.read(scene.file()), libc::EACCES);

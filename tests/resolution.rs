@@ -416,14 +416,16 @@ fn r1_10_a_rule_keeps_to_one_file_system() {
     for name in ["real", "same", "other"] {
         fs::create_dir(root.join(name)).unwrap();
     }
-    for name in ["real/file", "bound"] {
+    for name in ["real/file", "bound", "bound-fifo"] {
         fs::write(root.join(name), b"file").unwrap();
     }
+    nix::unistd::mkfifo(&root.join("real/fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     let none: Option<&str> = None;
     let bind = |from: &str, to: &str| mount(Some(&root.join(from)), &root.join(to), none, MsFlags::MS_BIND, none);
     let mounted = own_mounts()
         .and_then(|()| bind("real", "same"))
         .and_then(|()| bind("real/file", "bound"))
+        .and_then(|()| bind("real/fifo", "bound-fifo"))
         .and_then(|()| mount(Some("none"), &root.join("other"), Some("tmpfs"), MsFlags::empty(), none));
     if let Err(error) = mounted {
         eprintln!("SKIPPED R1-10: mounting is not permitted here: {error}");
@@ -444,6 +446,10 @@ fn r1_10_a_rule_keeps_to_one_file_system() {
         }
     }
     refused_as(follows.read(root.join("link")), Reason::Failed, libc::EXDEV);
+    // Not even asked to open: the one would say ENXIO, and the other EISDIR.
+    for name in ["bound-fifo", "same"] {
+        refused_as(stays.write(root.join(name)), Reason::Failed, libc::EXDEV);
+    }
     for directory in ["same", "other"] {
         refused_as(stays.create(root.join(directory).join("new")), Reason::Failed, libc::EXDEV);
         assert!(!root.join(directory).join("new").exists());

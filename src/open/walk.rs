@@ -354,9 +354,7 @@ impl Names {
         let bytes = if self.longer.is_empty() { &self.fixed[..] } else { &self.longer[..] };
         let rest = bytes.get(self.at..).unwrap_or_default();
         let rest = rest.split(|&byte| byte == 0).next().unwrap_or_default();
-        // Slashes after the component have been taken: a directory is meant, whether more follows or not.
-        let had_slash = self.at > 0 && bytes.get(self.at - 1) == Some(&0);
-        let slash: &[u8] = if had_slash { b"/" } else { b"" };
+        let slash: &[u8] = if rest.is_empty() { b"" } else { b"/" };
         self.longer = [target, slash, rest, b"\0"].concat();
         self.at = 0;
     }
