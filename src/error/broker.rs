@@ -55,9 +55,6 @@ pub enum PolicyError {
     /// The refusal errno is not an error number.
     #[error("{0} is no error number: refuse with one of 1 to 4095")]
     Errno(i32),
-    /// This kernel, or a filter around this process, has no openat2(2), without which no path can be opened safely.
-    #[error("openat2 is not to be had here ({0}): it needs Linux 5.6 and no seccomp filter that refuses it")]
-    NoOpenat2(io::Error),
 }
 
 /// Why the worker did not get what it asked for.

@@ -38,7 +38,7 @@ impl Root {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let fd = open(directory, flags, Mode::empty()).map_err(fail("open"))?;
         let device = fstat(&fd).map_err(fail("fstat"))?.st_dev;
-        let resolver = Resolver::probe(fd.as_fd()).map_err(PolicyError::NoOpenat2)?;
+        let resolver = Resolver::probe(fd.as_fd()).map_err(fail("openat2"))?;
         Ok(Self { directory: fd, device, resolver, way: Way::default() })
     }
 
