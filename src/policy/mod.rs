@@ -9,6 +9,8 @@
 
 mod build;
 mod info;
+#[cfg(feature = "learn")]
+mod learn;
 mod network;
 mod pattern;
 mod permit;
@@ -64,6 +66,8 @@ pub struct Policy {
     stat_leading: bool,
     mkdir_says_exists: bool,
     resolver: Option<Resolver>,
+    #[cfg(feature = "learn")]
+    learn: Option<learn::Learn>,
 }
 
 #[derive(Debug)]
@@ -137,7 +141,27 @@ impl Policy {
         self.rules.iter().map(|rule| &rule.info)
     }
 
+    /// Whether it grants what no rule allows ([`PolicyBuilder::learn`], feature `learn`).
+    #[must_use]
+    pub fn is_learning(&self) -> bool {
+        #[cfg(feature = "learn")]
+        return self.learn.is_some();
+        #[cfg(not(feature = "learn"))]
+        false
+    }
+
     fn judge<'p>(&'p self, phase: usize, ask: &Ask<'p>) -> Result<Permit<'p>, Denial<'p>> {
+        let judged = self.judge_by_rules(phase, ask);
+        #[cfg(feature = "learn")]
+        if let (Some(learn), Err(Denial { why: Why::NoRule | Why::Lacks(_) | Why::SocketType(_), .. })) =
+            (&self.learn, &judged)
+        {
+            return learn.grant(self, phase, ask).map_or(judged, Ok);
+        }
+        judged
+    }
+
+    fn judge_by_rules<'p>(&'p self, phase: usize, ask: &Ask<'p>) -> Result<Permit<'p>, Denial<'p>> {
         let table = &self.phases[phase].table;
         let needs = ask.needs().map_err(|why| {
             let refusal = Refusal { reason: Reason::Impossible, errno: libc::EINVAL };
