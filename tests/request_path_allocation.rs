@@ -73,6 +73,19 @@ impl Audit for Looks {
 /// of JSON.
 #[test]
 fn p_02_a_request_takes_nothing_from_the_brokers_heap() {
+    with_each_audit();
+}
+
+/// P-02: nor where openat2 is not to be had, and each component is opened by itself.
+#[test]
+fn p_02_the_walk_takes_nothing_from_the_brokers_heap() {
+    common::alone("p_02_the_walk_takes_nothing_from_the_brokers_heap", || {
+        common::refuse(libc::SYS_openat2, &[], libc::ENOSYS);
+        with_each_audit();
+    });
+}
+
+fn with_each_audit() {
     let few = NonZeroU32::new(10);
     let lines = || JsonLines::new(File::options().write(true).open("/dev/null").unwrap());
     takes_nothing("no audit", Broker::new());
@@ -84,7 +97,8 @@ fn p_02_a_request_takes_nothing_from_the_brokers_heap() {
 
 fn takes_nothing(audit: &str, broker: Broker) {
     let (_keep, root) = directory();
-    let (path, absent, long) = (root.join("file"), root.join("absent"), root.join("x".repeat(5000)));
+    let (path, absent, long) = (root.join("a/b/file"), root.join("a/absent"), root.join("x".repeat(5000)));
+    fs::create_dir_all(root.join("a/b")).unwrap();
     fs::write(&path, b"file").unwrap();
     std::os::unix::fs::symlink("file", root.join("link")).unwrap();
     let link = root.join("link");
