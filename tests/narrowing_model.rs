@@ -400,7 +400,8 @@ fn n_06_decisions_after_are_a_subset() {
     let (accepted, refused, allowed) = (Cell::new(0u64), Cell::new(0u64), Cell::new(0u64));
     let steps = prop::collection::vec((said(), prop::bool::weighted(0.15)), 1..8);
     let phases = prop::collection::vec(prop::collection::vec(ruled(), 0..10), 3);
-    let config = ProptestConfig { failure_persistence: None, cases: 250, ..ProptestConfig::default() };
+    let config =
+        ProptestConfig { failure_persistence: None, cases: 250, max_shrink_iters: 300, ..ProptestConfig::default() };
     let result = proptest::test_runner::TestRunner::new(config).run(&(phases, steps), |(phases, steps)| {
         let policy = Arc::new(build(&root, &phases));
         let decide = |standing: &Standing| -> BTreeSet<usize> {
