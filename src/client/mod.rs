@@ -483,8 +483,8 @@ fn no_path(ask: Ask<'_>, source: PathError) -> ClientError {
 fn unix_address<'a>(address: &'a unix::SocketAddr, verb: &str) -> Result<Address<'a>, ClientError> {
     match (address.as_pathname(), address.as_abstract_name()) {
         (Some(path), _) => Ok(Address::Path(bytes(path, verb)?)),
-        (_, Some(name)) => Ok(Address::Abstract(name)),
-        // An unnamed address is nobody's.
+        (_, Some(name)) if !name.is_empty() => Ok(Address::Abstract(name)),
+        // An unnamed address is nobody's; nor can the wire say an abstract name without bytes.
         _ => Err(ClientError::Path { asked: format!("{verb} an unnamed address"), source: PathError::Empty }),
     }
 }

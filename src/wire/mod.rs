@@ -15,7 +15,7 @@
 //! | 16 | 2 | descriptor count | descriptors that ride on this message, exactly |
 //! | 18 | 2 | flags | reserved: 0, or the message is malformed |
 //!
-//! A message is at most [`MAX_MESSAGE`] bytes with its header.
+//! A request is at most [`MAX_MESSAGE`] bytes with its header, a reply at most [`MAX_REPLY`].
 //!
 //! # Requests
 //!
@@ -25,7 +25,7 @@
 //! | 0x02 | narrow | sections, each of another kind, in the order of their tags; there may be none | nothing |
 //! | 0x10 | open | u16 [access](Access), then a path to the end of the body | a file |
 //! | 0x11 | scratch | empty | an unnamed temporary file, open for reading and writing |
-//! | 0x12 | list | u64 where to go on, then a path | [data](Entries): a part of the directory |
+//! | 0x12 | list | u64 where to go on, 0 at first, then a path | [data](Entries): a part of the directory |
 //! | 0x13 | stat | path | [data](Stat), 56 bytes |
 //! | 0x14 | readlink | path | data: the link's target |
 //! | 0x15 | mkdir | path | nothing |
@@ -170,8 +170,8 @@ pub enum Malformed {
     /// A version that this crate does not speak.
     #[error("version {0} of the wire is not known here (this is version 1)")]
     Version(u8),
-    /// More bytes than [`MAX_MESSAGE`].
-    #[error("the message is over 65536 bytes")]
+    /// More bytes than [`MAX_MESSAGE`], or for a reply than [`MAX_REPLY`].
+    #[error("the message is over 65536 bytes, or the reply over 16384")]
     Oversize,
     /// The body length in the header is not what follows the header.
     #[error("the header says {declared} bytes of body, {actual} came")]
@@ -205,9 +205,10 @@ pub enum Malformed {
     },
 }
 
-/// The buffer given to an `encode` is too small, or the message would be over [`MAX_MESSAGE`].
+/// The buffer given to an `encode` is too small, the message would be over [`MAX_MESSAGE`] (a reply, [`MAX_REPLY`]), or a
+/// part of it has a length or a number that the wire does not take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the message does not fit: a message has at most 65536 bytes")]
+#[error("it does not fit: a request has at most 65536 bytes, a reply 16384, and each name at least one")]
 pub struct TooLong;
 
 /// The checked header of one message, and its body.
