@@ -57,13 +57,8 @@ const NONBLOCKING: u16 = 0x40;
 const DIRECTORY: u16 = 0x80;
 
 /// The rights of a rule: as many bits, of this test's own.
-const RIGHTS: [(u8, Right); 5] = [
-    (R, Right::Read),
-    (W, Right::Write),
-    (A, Right::Append),
-    (T, Right::Truncate),
-    (C, Right::Create),
-];
+const RIGHTS: [(u8, Right); 5] =
+    [(R, Right::Read), (W, Right::Write), (A, Right::Append), (T, Right::Truncate), (C, Right::Create)];
 const R: u8 = 1;
 const W: u8 = 2;
 const A: u8 = 4;

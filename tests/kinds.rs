@@ -151,7 +151,7 @@ fn o_18_each_kind_by_its_rule_alone() {
                 let rule = if is_link { Rule::glob(path.with_file_name("lin?")) } else { Rule::file(path) };
                 rules = rules.allow(rule.read().kinds(kinds.iter().copied()));
             }
-            let (_service, client) = client(rules.build().unwrap());
+            let (service, client) = client(rules.build().unwrap());
             client.hello().unwrap();
             let before = open_fds();
             for (path, kind) in &zoo.objects {
@@ -170,6 +170,8 @@ fn o_18_each_kind_by_its_rule_alone() {
             }
             client.hello().unwrap();
             assert_eq!(open_fds(), before);
+            drop(client);
+            served::ended(service).unwrap();
         }
     });
 }

@@ -102,9 +102,8 @@ fn d_01_leading_directories_only_with_the_option() {
     let tree = root.join("a/b/tree");
     fs::create_dir_all(tree.join("inside")).unwrap();
     fs::create_dir_all(root.join("a/c")).unwrap();
-    let rules = || {
-        Policy::builder().allow(Rule::beneath(&tree).read()).allow(Rule::file(root.join("a/c/file")).read().stat())
-    };
+    let rules =
+        || Policy::builder().allow(Rule::beneath(&tree).read()).allow(Rule::file(root.join("a/c/file")).read().stat());
     let above = [root.join("a/b"), root.join("a/c"), root.join("a"), root.clone(), root.parent().unwrap().into()];
     let (_service, client) = client(rules().build().unwrap());
     for path in &above {
