@@ -373,6 +373,8 @@ fn o_14_open_or_create_while_the_name_comes_and_goes() {
         fs::write(&secret, b"secret").unwrap();
         let (_service, client) = client(policy(granting(Rule::beneath(&tree), 0b11111)));
         client.open_options().write(true).create(true).open(&name).unwrap();
+        // Once it answers this, the broker has closed its copy.
+        client.hello().unwrap();
         let before = open_fds();
         let over = AtomicBool::new(false);
         let (mut opened, mut failed) = (0, 0);
