@@ -317,7 +317,8 @@ fn o_17_options_do_what_stds_do() {
     fs::create_dir(&ours).unwrap();
     fs::create_dir(&theirs).unwrap();
     let (_service, client) = client(policy(granting(Rule::beneath(&ours), 0b11111).create(0o644)));
-    let places: [(&str, fn(&Path)); 5] = [
+    type Make = fn(&Path);
+    let places: [(&str, Make); 5] = [
         ("absent", |_| {}),
         ("file", |path| fs::write(path, b"content").unwrap()),
         ("directory", |path| fs::create_dir(path).unwrap()),
