@@ -71,6 +71,8 @@ pub use error::{ChannelError, EndpointError, TakeError};
 #[cfg(target_os = "linux")]
 pub use error::{ClientError, Fault, LockdownError, PolicyError, SpawnError, SplitError};
 #[cfg(target_os = "linux")]
+pub use open::Resolver;
+#[cfg(target_os = "linux")]
 pub use policy::{Policy, Rule};
 #[cfg(all(target_os = "linux", feature = "policy-file"))]
 pub use policy::{PolicyFile, TextError};

@@ -11,9 +11,9 @@ use std::os::fd::AsFd;
 use std::process::Stdio;
 use std::time::Duration;
 
+use fdbroker::open::Resolver;
 use fdbroker::{
-    Broker, Channel, ChannelError, Client, Fault, Layer, Packet, Policy, PolicyError, Rule, Sandbox, SpawnError, Step,
-    Worker,
+    Broker, Channel, ChannelError, Client, Fault, Layer, Packet, Policy, Rule, Sandbox, SpawnError, Step, Worker,
 };
 use nix::errno::Errno;
 use nix::sys::signal::kill;
@@ -215,7 +215,7 @@ fn smuggler() {
 // --------------------------------------------------------------------------------------------- what is not done
 // without
 
-/// K15: no openat2, or a filter that refuses it. No policy about files is built, and the error says what is missing.
+/// K15: no openat2, or a filter that refuses it: names are resolved by the walk, and the policy says so.
 #[test]
 fn k15_without_openat2() {
     run(&format!("openat2 {}", libc::ENOSYS));
@@ -225,27 +225,15 @@ fn k15_without_openat2() {
 fn without_openat2(errno: i32) {
     let (_directory, path) = common::directory();
     fs::write(path.join("file"), "content").unwrap();
-    let rules = || {
-        [
-            Rule::beneath(&path).read(),
-            Rule::file(path.join("file")).read(),
-            Rule::file(path.join("missing")).create(0o600),
-        ]
-    };
-    for rule in rules() {
-        Policy::builder().allow(rule).build().unwrap();
-    }
+    let policy = || Policy::builder().allow(Rule::beneath(&path).read()).build().unwrap();
+    assert_eq!(policy().resolver(), Some(Resolver::Openat2));
     common::refuse(libc::SYS_openat2, &[], errno);
-    let before = common::open_fds();
-    for rule in rules() {
-        match Policy::builder().allow(rule).build() {
-            Err(PolicyError::NoOpenat2(source)) => assert_eq!(source.raw_os_error(), Some(errno)),
-            other => panic!("{other:?}"),
-        }
-    }
-    assert_eq!(common::open_fds(), before);
-    // What needs no path is not refused.
-    Policy::builder().allow(Rule::scratch(&path)).allow(Rule::listen("127.0.0.1:0".parse().unwrap())).build().unwrap();
+    assert_eq!(policy().resolver(), Some(Resolver::Walk));
+    let (_service, client) = common::served::client(policy());
+    assert_eq!(std::io::read_to_string(client.read(path.join("file")).unwrap()).unwrap(), "content");
+    // Without names there is nothing to resolve.
+    let without = Policy::builder().allow(Rule::listen("127.0.0.1:0".parse().unwrap())).build().unwrap();
+    assert_eq!(without.resolver(), None);
 }
 
 /// B-08, L-10: no seccomp filters. No worker is started without them.

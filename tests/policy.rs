@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 
 use common::served::{client, client_of, raw};
 use common::{directory, identity};
+use fdbroker::policy::Why;
 use fdbroker::wire::path::PathError;
-use fdbroker::wire::{Ask, Reason, Refusal, Right};
+use fdbroker::wire::{Access, Address, Ask, Reason, Refusal, Right, SocketType};
 use fdbroker::{Broker, Policy, PolicyError, Rule};
 
 fn build(rule: impl Into<Rule>) -> Result<Policy, PolicyError> {
@@ -21,8 +22,17 @@ fn build(rule: impl Into<Rule>) -> Result<Policy, PolicyError> {
 
 /// What the policy answers, by its own word; nothing is opened.
 fn decide(policy: &Policy, right: Right, path: &[u8]) -> Result<(), Refusal> {
-    policy.decide(&Ask::File { right, path }).map(drop)
+    let (_, access) = OPENING.into_iter().find(|(other, _)| *other == right).unwrap();
+    policy.decide(&Ask::Open { access, path }).map(drop).map_err(|denial| denial.refusal())
 }
+
+/// The rights to open a file, and how each is asked for by itself.
+const OPENING: [(Right, Access); 4] = [
+    (Right::Read, Access::READ),
+    (Right::Write, Access::WRITE),
+    (Right::Append, Access::APPEND),
+    (Right::Create, Access::CREATE_NEW),
+];
 
 fn bytes(path: &Path) -> &[u8] {
     path.as_os_str().as_bytes()
@@ -91,10 +101,11 @@ const NO_PATHS: [(&str, PathError); 16] = [
 #[test]
 fn m_03_rules_are_absolute_and_plain() {
     for (path, wrong) in NO_PATHS {
-        let rules = [Rule::from(Rule::file(path).read()), Rule::beneath(path).read().into(), Rule::scratch(path)];
+        let rules =
+            [Rule::from(Rule::file(path).read()), Rule::beneath(path).read().into(), Rule::scratch(path).into()];
         for rule in rules {
             match build(rule).unwrap_err() {
-                PolicyError::Path { path: told, source } => {
+                PolicyError::Path { path: told, source, .. } => {
                     assert_eq!((told.as_os_str(), source), (path.as_ref(), wrong))
                 }
                 PolicyError::Unfit { .. } => {
@@ -169,7 +180,7 @@ fn m_07_the_most_specific_rule_decides_alone() {
         }] {
             let policy = order.into_iter().fold(Policy::builder(), |policy, rule| policy.allow(rule)).build().unwrap();
             for (name, allowed) in expected {
-                for (right, allowed) in Right::ALL.into_iter().zip(allowed) {
+                for ((right, _), allowed) in OPENING.into_iter().zip(allowed) {
                     let expected = if allowed { Ok(()) } else { DENIED };
                     assert_eq!(decide(&policy, right, bytes(&root.join(name))), expected, "{right} {name}");
                 }
@@ -188,7 +199,7 @@ fn m_07_duplicates_are_refused() {
     let pairs: [(Rule, Rule); 5] = [
         (Rule::file(&file).read().into(), Rule::file(&file).write().into()),
         (Rule::beneath(&root).read().into(), Rule::beneath(&root).read().into()),
-        (Rule::scratch(&root), Rule::scratch("/tmp")),
+        (Rule::scratch(&root).into(), Rule::scratch("/tmp").into()),
         (Rule::listen(address).into(), Rule::listen(address).reuse_port().into()),
         (Rule::connect(address).into(), Rule::connect(address).nonblocking().into()),
     ];
@@ -206,7 +217,7 @@ fn m_09_a_verb_passes_by_its_own_right_only() {
     let (_keep, root) = directory();
     let path = root.join("file");
     for set in 1..16u8 {
-        let has = |right: Right| set & (1 << Right::ALL.iter().position(|each| *each == right).unwrap()) != 0;
+        let has = |right: Right| set & (1 << OPENING.iter().position(|(each, _)| *each == right).unwrap()) != 0;
         let add = |mut rule: fdbroker::policy::FileRule| {
             rule = if has(Right::Read) { rule.read() } else { rule };
             rule = if has(Right::Write) { rule.write() } else { rule };
@@ -215,7 +226,7 @@ fn m_09_a_verb_passes_by_its_own_right_only() {
         };
         for rule in [add(Rule::file(&path)), add(Rule::beneath(&root))] {
             let policy = build(rule).unwrap();
-            for right in Right::ALL {
+            for (right, _) in OPENING {
                 let expected = if has(right) { Ok(()) } else { DENIED };
                 assert_eq!(decide(&policy, right, bytes(&path)), expected, "{right} of {set:04b}");
             }
@@ -228,11 +239,41 @@ fn m_09_a_verb_passes_by_its_own_right_only() {
 fn m_09_an_empty_policy_allows_nothing() {
     let policy = Policy::builder().build().unwrap();
     let address = "127.0.0.1:80".parse().unwrap();
-    for right in Right::ALL {
+    for (right, _) in OPENING {
         assert_eq!(decide(&policy, right, b"/etc/hostname"), DENIED);
     }
-    for ask in [Ask::Scratch, Ask::Listen(address), Ask::Connect(address), Ask::Hello] {
-        assert_eq!(policy.decide(&ask).map(drop), DENIED, "{ask}");
+    let (stream, address) = (SocketType::Stream, Address::Ip(address));
+    let path = b"/etc/hostname";
+    let asks = [
+        Ask::Hello,
+        Ask::Open { access: Access::DIRECTORY, path },
+        Ask::Scratch,
+        Ask::List { path, from: 0 },
+        Ask::Stat(path),
+        Ask::Readlink(path),
+        Ask::Mkdir(path),
+        Ask::Unlink(path),
+        Ask::Rmdir(path),
+        Ask::Rename { from: path, to: path },
+        Ask::Listen(stream, address),
+        Ask::Listen(stream, Address::Path(path)),
+        Ask::Listen(stream, Address::Abstract(path)),
+        Ask::Bind(address),
+        Ask::Bind(Address::Path(path)),
+        Ask::Connect(stream, address),
+        Ask::Connect(SocketType::Datagram, address),
+        Ask::Connect(SocketType::SeqPacket, Address::Path(path)),
+        Ask::Connect(stream, Address::Abstract(path)),
+        Ask::ConnectName { socket: stream, host: b"localhost", port: 80 },
+        Ask::Call { service: b"pty", rights: Right::Read.into(), bytes: b"" },
+    ];
+    for ask in asks {
+        let denied = policy.decide(&ask).unwrap_err();
+        assert_eq!(
+            (Err(denied.refusal()), denied.why(), denied.rule().is_none()),
+            (DENIED, Why::NoRule, true),
+            "{ask}"
+        );
     }
 }
 
@@ -341,6 +382,10 @@ fn m_03_rules_that_mean_too_much_or_nothing() {
         Rule::file("/proc/self/exe").read().into(),
         Rule::file("/proc/self/cwd").read().into(),
         Rule::file("/proc/self/fd/0").read().into(),
+        // The broker's own memory.
+        Rule::file("/proc/self/mem").read().into(),
+        Rule::file("/proc/thread-self/environ").read().into(),
+        Rule::file(format!("/proc/{}/maps", std::process::id())).read().into(),
     ];
     for rule in unfit {
         let text = format!("{rule:?}");
@@ -356,8 +401,8 @@ fn m_03_rules_that_mean_too_much_or_nothing() {
         Rule::from(Rule::beneath(root.join("absent")).read()),
         Rule::beneath(&file).read().into(),
         Rule::file(root.join("absent/file")).read().into(),
-        Rule::scratch(root.join("absent")),
-        Rule::scratch(&file),
+        Rule::scratch(root.join("absent")).into(),
+        Rule::scratch(&file).into(),
     ];
     for rule in missing {
         let built = build(rule);

@@ -55,8 +55,22 @@ fn file(right: Right, path: &Path) -> Ask<'_> {
 /// refused, and not for what fails.
 #[test]
 fn p_02_a_request_takes_nothing_from_the_brokers_heap() {
+    requests_without_heap();
+}
+
+/// P-02: nor where openat2 is not to be had, and each component is opened by itself.
+#[test]
+fn p_02_the_walk_takes_nothing_from_the_brokers_heap() {
+    common::alone("p_02_the_walk_takes_nothing_from_the_brokers_heap", || {
+        common::refuse(libc::SYS_openat2, &[], libc::ENOSYS);
+        requests_without_heap();
+    });
+}
+
+fn requests_without_heap() {
     let (_keep, root) = directory();
-    let (path, absent, long) = (root.join("file"), root.join("absent"), root.join("x".repeat(5000)));
+    let (path, absent, long) = (root.join("a/b/file"), root.join("a/absent"), root.join("x".repeat(5000)));
+    fs::create_dir_all(root.join("a/b")).unwrap();
     fs::write(&path, b"file").unwrap();
     let any = "127.0.0.1:0".parse().unwrap();
     let rules = Policy::builder().allow(Rule::beneath(&root).read().write().append().create(0o600));

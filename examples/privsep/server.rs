@@ -159,7 +159,7 @@ fn try_to(attempt: &str, client: &Client) -> String {
 
 fn audit_line(record: &Record<'_>) -> String {
     match &record.event {
-        Event::Request { ask, answer } => {
+        Event::Request { ask, answer, .. } => {
             let said = match answer {
                 Ok(()) => "granted".to_owned(),
                 Err(Refusal { reason: Reason::Denied, .. }) => "refused: no rule".to_owned(),

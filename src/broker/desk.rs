@@ -1,6 +1,7 @@
 //! `[broker]` One worker's thread: receive, decode, decide, open, reply.
 
 use std::cell::RefCell;
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -58,6 +59,11 @@ impl Desk {
     }
 
     fn serve(&self, log: &Log<'_>) -> Result<(), Fault> {
+        if self.standing.policy().is_learning() {
+            let name = self.name.escape_debug();
+            // Whether or not there is anybody to read it.
+            let _ = writeln!(io::stderr(), "fdbroker: LEARNING: EVERYTHING THAT NO RULE DENIES IS GRANTED TO {name}");
+        }
         log.write(Event::Start(self.standing.policy().resolver()));
         let mut packet = Packet::with_capacity(MAX_MESSAGE);
         let (mut counter, mut buffers) = (Counter::new(self, log), Buffers::new());
@@ -205,10 +211,10 @@ impl<'d> Counter<'d> {
         match standing.decide(ask) {
             Err(denial) => Judged { rule: denial.rule(), why: Some(denial.why()), answer: Err(denial.refusal()) },
             Ok(permit) => {
-                let rule = permit.rule();
+                let (rule, rules) = (permit.rule(), permit.rules());
                 let answer = self.open(permit, data);
-                if let (Some(rule), Ok(_)) = (rule, &answer) {
-                    standing.use_up(rule);
+                if answer.is_ok() {
+                    rules.for_each(|rule| standing.use_up(rule));
                 }
                 Judged { rule, why: None, answer }
             }

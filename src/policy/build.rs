@@ -28,6 +28,8 @@ pub struct PolicyBuilder {
     stat_leading: bool,
     mkdir_says_exists: bool,
     worker_is_confined: bool,
+    #[cfg(feature = "learn")]
+    learn: bool,
 }
 
 /// Rules as they were given: what they say, and whether they allow or deny it.
@@ -48,6 +50,8 @@ impl Default for PolicyBuilder {
             stat_leading: false,
             mkdir_says_exists: false,
             worker_is_confined: false,
+            #[cfg(feature = "learn")]
+            learn: false,
         }
     }
 }
@@ -117,6 +121,17 @@ impl PolicyBuilder {
         self
     }
 
+    /// **Grants everything that no rule denies,** as far as the broker's own user may have it, but for descriptors of
+    /// directories and services: to learn from the audit which rules a worker needs. A record without a rule is of what
+    /// no rule allows. The service of a worker that has such a policy begins with a warning on standard error. Never for
+    /// a worker that is exposed to anybody; feature `learn`, which no release of a daemon should have.
+    #[cfg(feature = "learn")]
+    #[must_use]
+    pub fn learn(mut self) -> Self {
+        self.learn = true;
+        self
+    }
+
     /// Checks the rules and opens their directories, as the user that calls it.
     ///
     /// # Errors
@@ -135,6 +150,8 @@ impl PolicyBuilder {
                 stat_leading: self.stat_leading,
                 mkdir_says_exists: self.mkdir_says_exists,
                 resolver: None,
+                #[cfg(feature = "learn")]
+                learn: None,
             },
             written: Vec::new(),
             roots: Roots::default(),
@@ -154,6 +171,10 @@ impl PolicyBuilder {
         for (name, rules) in phases {
             let table = building.table(always.iter().chain(&rules).copied())?;
             building.policy.phases.push(Phase { name: name.into(), table });
+        }
+        #[cfg(feature = "learn")]
+        if self.learn {
+            building.policy.learn = Some(super::learn::Learn::new(&mut building.roots)?);
         }
         building.policy.resolver = building.roots.resolver();
         Ok(building.policy)
@@ -287,7 +308,7 @@ impl Building {
             (..) => self.roots.of_tree(path, *reopen_root, place)?,
         };
         if terms.way.one_file_system && !root.tells_mounts() {
-            return unfit("this kernel does not tell where another file system begins: it needs openat2 or Linux 5.8");
+            return unfit("whether it keeps to one file system cannot be told here: that takes openat2, or Linux 5.8");
         }
         let name = if *scope == Scope::Exact { root::file_name(path).into() } else { Box::default() };
         Ok(What::File(FileTerms { root, name, rights: *rights, terms: *terms }))

@@ -9,6 +9,8 @@
 
 mod build;
 mod info;
+#[cfg(feature = "learn")]
+mod learn;
 mod network;
 mod pattern;
 mod permit;
@@ -70,6 +72,8 @@ pub struct Policy {
     stat_leading: bool,
     mkdir_says_exists: bool,
     resolver: Option<Resolver>,
+    #[cfg(feature = "learn")]
+    learn: Option<learn::Learn>,
 }
 
 #[derive(Debug)]
@@ -143,13 +147,33 @@ impl Policy {
         self.rules.iter().map(|rule| &rule.info)
     }
 
+    /// Whether it grants what no rule allows ([`PolicyBuilder::learn`], feature `learn`).
+    #[must_use]
+    pub fn is_learning(&self) -> bool {
+        #[cfg(feature = "learn")]
+        return self.learn.is_some();
+        #[cfg(not(feature = "learn"))]
+        false
+    }
+
     fn judge<'p>(&'p self, phase: usize, ask: &Ask<'p>) -> Result<Permit<'p>, Denial<'p>> {
+        let judged = self.judge_by_rules(phase, ask);
+        #[cfg(feature = "learn")]
+        if let (Some(learn), Err(Denial { why: Why::NoRule | Why::Lacks(_) | Why::SocketType(_), .. })) =
+            (&self.learn, &judged)
+        {
+            return learn.grant(self, phase, ask).map_or(judged, Ok);
+        }
+        judged
+    }
+
+    fn judge_by_rules<'p>(&'p self, phase: usize, ask: &Ask<'p>) -> Result<Permit<'p>, Denial<'p>> {
         let table = &self.phases[phase].table;
         let needs = ask.needs().map_err(|why| {
             let refusal = Refusal { reason: Reason::Impossible, errno: libc::EINVAL };
             Denial { refusal, rule: None, why: Why::Impossible(why) }
         })?;
-        let judge = Judge { policy: self, phase, table, needs };
+        let judge = Judge { policy: self, table, needs };
         match *ask {
             Ask::Open { access, path } => judge.path(path, access.contains(Access::DIRECTORY), |at, file| {
                 Grant::Open { at, access, terms: &file.terms }
@@ -188,7 +212,6 @@ impl Policy {
 /// One request before one phase's rules.
 struct Judge<'p> {
     policy: &'p Policy,
-    phase: usize,
     table: &'p Table,
     needs: Rights,
 }
@@ -268,9 +291,7 @@ impl<'p> Judge<'p> {
     fn rename(&self, from: &'p [u8], to: &'p [u8]) -> Result<Permit<'p>, Denial<'p>> {
         let (rule, from, old) = self.find(from, false)?;
         let (other, to, new) = self.find(to, false)?;
-        // What grants one time is asked of one rule.
-        let rule = if rule.info.once.is_none() { other } else { rule };
-        Ok(Permit::new(&rule.info, Grant::Rename { from, to, terms: [&old.terms, &new.terms] }))
+        Ok(Permit::by_two(&rule.info, &other.info, Grant::Rename { from, to, terms: [&old.terms, &new.terms] }))
     }
 
     fn scratch(&self) -> Result<Permit<'p>, Denial<'p>> {

@@ -19,22 +19,33 @@ use crate::wire::{Access, Refusal, Rights, SocketType};
 #[must_use = "a permit does nothing until it is opened"]
 pub struct Permit<'p> {
     rule: Option<&'p Info>,
+    /// That of the other end of a renaming.
+    other: Option<&'p Info>,
     grant: Grant<'p>,
 }
 
 impl<'p> Permit<'p> {
     pub(super) fn new(rule: &'p Info, grant: Grant<'p>) -> Self {
-        Self { rule: Some(rule), grant }
+        Self { rule: Some(rule), other: None, grant }
+    }
+
+    pub(super) fn by_two(rule: &'p Info, other: &'p Info, grant: Grant<'p>) -> Self {
+        Self { rule: Some(rule), other: Some(other), grant }
     }
 
     pub(super) fn without_rule(grant: Grant<'p>) -> Self {
-        Self { rule: None, grant }
+        Self { rule: None, other: None, grant }
     }
 
-    /// The rule that decided; `None` for what an option of the policy allows.
+    /// The rule that decided (of a renaming, about the old name); `None` for what an option of the policy allows.
     #[must_use]
     pub fn rule(&self) -> Option<&'p Info> {
         self.rule
+    }
+
+    /// The rules that grant it: two where they are about the two ends of a renaming.
+    pub fn rules(&self) -> impl Iterator<Item = &'p Info> + use<'p> {
+        [self.rule, self.other].into_iter().flatten()
     }
 
     pub(crate) fn into_grant(self) -> Grant<'p> {

@@ -212,6 +212,9 @@ impl FileKind {
 pub(crate) struct FileKinds(u8);
 
 impl FileKinds {
+    #[cfg(feature = "learn")]
+    pub(super) const ALL: Self = Self((1 << FileKind::ALL.len()) - 1);
+
     fn with(self, kind: FileKind) -> Self {
         Self(self.0 | 1 << kind as u8)
     }

@@ -59,7 +59,7 @@ impl Standing {
             let refusal = Refusal { reason: Reason::Denied, errno: self.policy.refuse_with };
             Err(Denial { refusal, rule: permit.rule(), why })
         };
-        if permit.rule().and_then(Info::once).is_some_and(|once| state.used_up[once]) {
+        if permit.rules().filter_map(Info::once).any(|once| state.used_up[once]) {
             return denied(Why::UsedUp);
         }
         Ok(permit)

@@ -43,10 +43,6 @@ impl Stat {
     /// Bytes on the wire.
     pub const LEN: usize = 56;
 
-    /// Everything 0.
-    pub(crate) const EMPTY: Self =
-        Self { mode: 0, links: 0, uid: 0, gid: 0, size: 0, inode: 0, device: 0, modified: 0, modified_nanoseconds: 0 };
-
     /// Reads the data of a reply to stat.
     #[must_use]
     pub fn decode(data: &[u8]) -> Option<Self> {
