@@ -55,12 +55,10 @@ impl Standing {
     pub fn decide<'p>(&'p self, ask: &Ask<'p>) -> Result<Permit<'p>, Denial<'p>> {
         let state = self.state();
         let permit = self.policy.judge(state.phase, ask).map_err(|denial| self.over(&state, ask, denial))?;
-        let denied = |why| {
+        let spent = |rule: &&Info| rule.once().is_some_and(|once| state.used_up[once]);
+        if let Some(rule) = permit.rules().find(spent) {
             let refusal = Refusal { reason: Reason::Denied, errno: self.policy.refuse_with };
-            Err(Denial { refusal, rule: permit.rule(), why })
-        };
-        if permit.rules().filter_map(Info::once).any(|once| state.used_up[once]) {
-            return denied(Why::UsedUp);
+            return Err(Denial { refusal, rule: Some(rule), why: Why::UsedUp });
         }
         Ok(permit)
     }
