@@ -47,7 +47,8 @@ impl Rule {
 
     /// Everything whose whole path the pattern matches: `*` stands for any bytes but a slash, also none; `?` for one
     /// byte but a slash; `**`, as a whole component, for any number of components, also none. Everything else stands
-    /// for itself. The directory before the first component with a wildcard is opened when the policy is built.
+    /// for itself. The directory before the first component with a wildcard is opened when the policy is built; where
+    /// `**` follows it to the end, the directory itself is matched as by [`beneath`](Self::beneath).
     #[must_use]
     #[track_caller]
     pub fn glob(pattern: impl Into<PathBuf>) -> FileRule {
