@@ -1,20 +1,66 @@
-//! Proves that a name leads to what the policy meant: no link is followed, and nothing leads out of a rule's directory.
+//! Proves that a name leads to what the policy meant: no link is followed that the rule does not follow, and nothing
+//! leads out of a rule's directory. Each test is a function, and runs three times: with openat2(2), and with filters
+//! that answer ENOSYS and EPERM to it, as older kernels and sandboxes around the broker do (R1-06).
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
 mod common;
 
 use std::fs;
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use common::served::{alone, client};
+use common::served::client;
 use common::{directory, identity, open_fds};
 use fdbroker::wire::Reason;
-use fdbroker::{Client, ClientError, Policy, Rule};
+use fdbroker::{Client, ClientError, Policy, PolicyError, Resolver, Rule};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+
+/// R1-06: every test of this file with each way in which openat2 is there or is not. A test is its own function's name
+/// in the module that says which.
+macro_rules! with_each_resolver {
+    ($($name:ident)*) => {
+        mod openat2 {
+            $(#[test] fn $name() { super::run(concat!("openat2::", stringify!($name)), None, super::$name); })*
+        }
+        mod r1_06_enosys {
+            $(#[test] fn $name() {
+                super::run(concat!("r1_06_enosys::", stringify!($name)), Some(libc::ENOSYS), super::$name);
+            })*
+        }
+        mod r1_06_eperm {
+            $(#[test] fn $name() {
+                super::run(concat!("r1_06_eperm::", stringify!($name)), Some(libc::EPERM), super::$name);
+            })*
+        }
+    };
+}
+
+with_each_resolver! {
+    r1_01_a_final_link_is_refused
+    r1_02_a_link_on_the_way_is_refused
+    r1_03_links_in_a_rules_own_path_are_followed_at_build
+    r1_05_the_directories_of_processes_are_refused
+    r1_05_a_proc_file_system_beneath_a_root_is_refused
+    other_mounts_beneath_a_root_are_served
+    r1_11_an_exact_rule_keeps_its_directory
+    r1_11_a_tree_is_pinned
+    links_that_stay_within_are_followed_where_a_rule_says_so
+    r1_05_links_of_proc_are_not_followed_within
+    links_are_not_followed_where_the_kernel_would_not
+    r1_10_a_rule_keeps_to_one_file_system
+}
+
+/// Runs a test in a process of its own, where openat2 fails with this errno, or does not.
+fn run(name: &str, errno: Option<i32>, body: fn()) {
+    common::alone(name, || {
+        errno.into_iter().for_each(|errno| common::refuse(libc::SYS_openat2, &[], errno));
+        let expected = if errno.is_none() { Resolver::Openat2 } else { Resolver::Walk };
+        assert_eq!(policy(Rule::beneath("/etc").read()).resolver(), Some(expected));
+        body();
+    });
+}
 
 fn policy(rule: impl Into<Rule>) -> Policy {
     Policy::builder().allow(rule).build().unwrap()
@@ -36,7 +82,6 @@ fn text(file: Result<fs::File, ClientError>) -> String {
 }
 
 /// R1-01: a link as the last component is refused: absolute or relative, outwards or inwards, to itself or to nothing.
-#[test]
 fn r1_01_a_final_link_is_refused() {
     let (_keep, root) = directory();
     let served = root.join("served");
@@ -71,7 +116,6 @@ fn r1_01_a_final_link_is_refused() {
 }
 
 /// R1-02: a link anywhere in the middle of a path is refused, also for creating beneath it.
-#[test]
 fn r1_02_a_link_on_the_way_is_refused() {
     let (_keep, root) = directory();
     let (served, outside) = (root.join("served"), root.join("outside"));
@@ -100,7 +144,6 @@ fn r1_02_a_link_on_the_way_is_refused() {
 }
 
 /// R1-03: links in a rule's own path are followed once, when the policy is built, and never again.
-#[test]
 fn r1_03_links_in_a_rules_own_path_are_followed_at_build() {
     let (_keep, root) = directory();
     for name in ["real", "decoy"] {
@@ -119,51 +162,27 @@ fn r1_03_links_in_a_rules_own_path_are_followed_at_build() {
     }
 }
 
-/// R1-05: the magic links of /proc are refused, also where a rule names one by its exact path: they lead anywhere.
-#[test]
-fn r1_05_magic_links_are_refused() {
-    if !alone("r1_05_magic_links_are_refused") {
-        return;
-    }
-    let (_keep, root) = directory();
-    let secret = root.join("secret");
-    fs::write(&secret, b"secret").unwrap();
-    // A number that is free while the policy is built; then it is the secret's, and its name in /proc a magic link.
-    let free = |number: i32| !Path::new(&format!("/proc/self/fd/{number}")).exists();
-    let number = (100..).find(|number| free(*number)).unwrap();
+/// R1-05: what is in the directories of processes in /proc is refused when the policy is built, by whatever way a rule
+/// names it: magic links, which lead anywhere, and the broker's own memory, which is a regular file.
+fn r1_05_the_directories_of_processes_are_refused() {
     let own = std::process::id();
-    for directory in ["/proc/self/fd".to_string(), format!("/proc/{own}/fd"), "/dev/fd".into()] {
-        let path = format!("{directory}/{number}");
-        let (_service, client) = client(policy(Rule::file(&path).read().write().append()));
-        refused_as(client.read(&path), Reason::Failed, libc::ENOENT);
-        let held = held_at(number, &secret);
-        assert_eq!(fs::read(&path).unwrap(), b"secret", "anybody else follows it");
-        for attempt in attempts(&client, Path::new(&path)) {
-            refused_as(attempt, Reason::Failed, libc::ELOOP);
+    let directories =
+        ["/proc/self", "/proc/thread-self", &format!("/proc/{own}"), "/proc/self/fd", "/dev/fd", "/proc/1"];
+    for directory in directories {
+        for name in ["mem", "environ", "0", "1234", "exe", "absent"] {
+            let built = Policy::builder().allow(Rule::file(format!("{directory}/{name}")).read()).build();
+            let refused = matches!(built, Err(PolicyError::Unfit { .. }));
+            assert!(refused || directory == "/proc/1" && built.is_err(), "{directory}/{name}: {built:?}");
         }
-        drop(held);
     }
-    // By exact name a regular file of /proc is granted: that is for the policy's author to decide.
+    // By exact name another regular file of /proc is granted: that is for the policy's author to decide.
     let (_service, client) = client(policy(Rule::file("/proc/version").read()));
     assert!(text(client.read("/proc/version")).starts_with("Linux version"));
 }
 
-/// The file, open often enough that descriptor `number`, which was free, is one of them.
-fn held_at(number: i32, path: &Path) -> Vec<fs::File> {
-    let mut held: Vec<fs::File> = Vec::new();
-    while held.last().is_none_or(|file| file.as_raw_fd() != number) {
-        held.push(fs::File::open(path).unwrap());
-    }
-    held
-}
-
 /// R1-05: a proc file system that somebody mounts beneath a served directory gives nothing away, regular as its files
 /// look: the broker's own memory is among them.
-#[test]
 fn r1_05_a_proc_file_system_beneath_a_root_is_refused() {
-    if !alone("r1_05_a_proc_file_system_beneath_a_root_is_refused") {
-        return;
-    }
     let (_keep, root) = directory();
     let inside = root.join("inside");
     fs::create_dir(&inside).unwrap();
@@ -197,11 +216,7 @@ fn r1_05_a_proc_file_system_beneath_a_root_is_refused() {
 }
 
 /// Any other file system that is mounted beneath a root is served as a part of the tree.
-#[test]
 fn other_mounts_beneath_a_root_are_served() {
-    if !alone("other_mounts_beneath_a_root_are_served") {
-        return;
-    }
     let (_keep, root) = directory();
     let inside = root.join("inside");
     fs::create_dir(&inside).unwrap();
@@ -232,7 +247,6 @@ fn mount_proc_at(place: &Path) -> nix::Result<()> {
 
 /// R1-11: a rule for exactly one file opens in the directory that it meant when the policy was built, whatever has
 /// taken that directory's name since.
-#[test]
 fn r1_11_an_exact_rule_keeps_its_directory() {
     let (_keep, root) = directory();
     let (parent, path) = (root.join("parent"), root.join("parent/file"));
@@ -257,7 +271,6 @@ fn r1_11_an_exact_rule_keeps_its_directory() {
 
 /// R1-11: a tree is the directory that it was when the policy was built, wherever it is renamed to, and when it is
 /// removed nothing takes its place.
-#[test]
 fn r1_11_a_tree_is_pinned() {
     let (_keep, root) = directory();
     let tree = root.join("tree");
@@ -273,4 +286,166 @@ fn r1_11_a_tree_is_pinned() {
     fs::remove_dir_all(root.join("moved")).unwrap();
     refused_as(client.read(tree.join("sub/file")), Reason::Failed, libc::ENOENT);
     assert_eq!(fs::read(tree.join("sub/file")).unwrap(), b"planted");
+}
+
+/// A rule can follow links that stay beneath its directory: on the way and at the end, relative ones only.
+fn links_that_stay_within_are_followed_where_a_rule_says_so() {
+    let (_keep, root) = directory();
+    let served = root.join("served");
+    fs::create_dir_all(served.join("real/deeper")).unwrap();
+    fs::write(served.join("real/deeper/file"), b"file").unwrap();
+    fs::write(root.join("secret"), b"secret").unwrap();
+    let within = ["real/deeper/file", "./real/../real//deeper/file", "way/deeper/file", "way/deeper/../deeper/file"];
+    let outside = ["../secret", "real/../../secret", "../served/real/deeper/file", "way/../../secret", ".."];
+    symlink("real", served.join("way")).unwrap();
+    symlink("missing", served.join("dangling")).unwrap();
+    symlink("real/deeper/file/", served.join("slash")).unwrap();
+    symlink(served.join("real"), served.join("absolute")).unwrap();
+    let (_service, client) =
+        client(policy(Rule::beneath(&served).follow_links_within().read().write().append().create(0o600)));
+    for (number, text) in within.iter().chain(&outside).enumerate() {
+        let link = served.join(format!("link-{number}"));
+        symlink(text, &link).unwrap();
+        for attempt in attempts(&client, &link) {
+            match attempt {
+                Ok(file) if number < within.len() => assert_eq!(identity(file), identity(of(&served))),
+                refused => refused_as(refused, Reason::Failed, libc::EXDEV),
+            }
+        }
+        refused_as(client.create(&link), Reason::Failed, libc::EEXIST);
+    }
+    assert_eq!(text(client.read(served.join("way/deeper/file"))), "file");
+    client.create(served.join("way/new")).unwrap();
+    assert!(served.join("real/new").exists());
+    for (name, errno) in [("dangling", libc::ENOENT), ("slash", libc::ENOTDIR), ("absolute/deeper/file", libc::EXDEV)] {
+        refused_as(client.read(served.join(name)), Reason::Failed, errno);
+    }
+    refused_as(client.create(served.join("dangling")), Reason::Failed, libc::EEXIST);
+    assert!(!served.join("missing").exists());
+}
+
+fn of(served: &Path) -> fs::File {
+    fs::File::open(served.join("real/deeper/file")).unwrap()
+}
+
+/// R1-05: a rule that follows links follows none that is magic, and a relative text makes no difference.
+fn r1_05_links_of_proc_are_not_followed_within() {
+    let (_keep, root) = directory();
+    let inside = root.join("inside");
+    fs::create_dir(&inside).unwrap();
+    fs::write(root.join("file"), b"file").unwrap();
+    if let Err(error) = mount_proc_at(&inside) {
+        eprintln!("SKIPPED R1-05 with a rule that follows links: mounting is not permitted here: {error}");
+        return;
+    }
+    let own = std::process::id();
+    symlink(format!("inside/{own}/cwd/file"), root.join("cwd")).unwrap();
+    symlink(format!("inside/{own}/fd/0"), root.join("stdin")).unwrap();
+    let (_service, client) = client(policy(Rule::beneath(&root).follow_links_within().read().write().append()));
+    for name in ["cwd", "stdin"] {
+        for attempt in attempts(&client, &root.join(name)) {
+            refused_as(attempt, Reason::Failed, libc::ELOOP);
+        }
+    }
+    for name in ["fd/0", "root/etc/passwd", "cwd/file", "exe", "ns/mnt"] {
+        refused_as(client.read(inside.join(own.to_string()).join(name)), Reason::Failed, libc::ELOOP);
+    }
+    // A plain one, which openat2 follows, leads to nothing that would be handed out either.
+    client.read(inside.join("self/environ")).unwrap_err();
+}
+
+/// Links are no more followed by us than by the kernel: not on a mount that says so, and not one that another user put
+/// into a directory such as /tmp.
+fn links_are_not_followed_where_the_kernel_would_not() {
+    let (_keep, root) = directory();
+    if !common::is_root() {
+        eprintln!("SKIPPED links of another user: only root can make them");
+        return;
+    }
+    let (shared, quiet) = (root.join("shared"), root.join("quiet"));
+    for directory in [&shared, &quiet] {
+        fs::create_dir(directory).unwrap();
+    }
+    let none: Option<&str> = None;
+    let nosymfollow = MsFlags::from_bits_retain(libc::MS_NOSYMFOLLOW);
+    let quietly = own_mounts().and_then(|()| mount(Some("none"), &quiet, Some("tmpfs"), nosymfollow, none));
+    for directory in [&shared, &quiet] {
+        fs::write(directory.join("file"), b"file").unwrap();
+        symlink("file", directory.join("link")).unwrap();
+    }
+    let (_service, client) = client(policy(Rule::beneath(&root).follow_links_within().read()));
+    assert_eq!(text(client.read(shared.join("link"))), "file");
+    match quietly {
+        Ok(()) => refused_as(client.read(quiet.join("link")), Reason::Failed, libc::ELOOP),
+        Err(error) => eprintln!("SKIPPED a mount without links: mounting is not permitted here: {error}"),
+    }
+
+    std::os::unix::fs::lchown(shared.join("link"), Some(65534), Some(65534)).unwrap();
+    assert_eq!(text(client.read(shared.join("link"))), "file");
+    fs::set_permissions(&shared, fs::Permissions::from_mode(0o1777)).unwrap();
+    let by_walk = policy(Rule::beneath(&root).read()).resolver() == Some(Resolver::Walk);
+    let protected = fs::read("/proc/sys/fs/protected_symlinks").is_ok_and(|word| word.starts_with(b"1"));
+    match client.read(shared.join("link")) {
+        Ok(file) => assert!(!by_walk && !protected, "{file:?}"),
+        refused => refused_as(refused, Reason::Failed, libc::EACCES),
+    }
+    assert_eq!(text(client.read(shared.join("file"))), "file");
+}
+
+/// R1-10: a rule that keeps to one file system crosses no mount point, not even to the same file system, and not at the
+/// last component; with the walk neither. Where mounts cannot be told apart, such a rule is refused when it is loaded.
+fn r1_10_a_rule_keeps_to_one_file_system() {
+    let (_keep, root) = directory();
+    for name in ["real", "same", "other"] {
+        fs::create_dir(root.join(name)).unwrap();
+    }
+    for name in ["real/file", "bound", "bound-fifo"] {
+        fs::write(root.join(name), b"file").unwrap();
+    }
+    nix::unistd::mkfifo(&root.join("real/fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let none: Option<&str> = None;
+    let bind = |from: &str, to: &str| mount(Some(&root.join(from)), &root.join(to), none, MsFlags::MS_BIND, none);
+    let mounted = own_mounts()
+        .and_then(|()| bind("real", "same"))
+        .and_then(|()| bind("real/file", "bound"))
+        .and_then(|()| bind("real/fifo", "bound-fifo"))
+        .and_then(|()| mount(Some("none"), &root.join("other"), Some("tmpfs"), MsFlags::empty(), none));
+    if let Err(error) = mounted {
+        eprintln!("SKIPPED R1-10: mounting is not permitted here: {error}");
+        return;
+    }
+    fs::write(root.join("other/file"), b"file").unwrap();
+    symlink("same/file", root.join("link")).unwrap();
+    let rule = || Rule::beneath(&root).read().write().append().create(0o600);
+    let (_service, everywhere) = client(policy(rule()));
+    let (_service, stays) = client(policy(rule().one_file_system()));
+    let (_service, follows) = client(policy(rule().one_file_system().follow_links_within()));
+    for name in ["same/file", "bound", "other/file"] {
+        assert_eq!(text(everywhere.read(root.join(name))), "file");
+        for client in [&stays, &follows] {
+            for attempt in attempts(client, &root.join(name)) {
+                refused_as(attempt, Reason::Failed, libc::EXDEV);
+            }
+        }
+    }
+    refused_as(follows.read(root.join("link")), Reason::Failed, libc::EXDEV);
+    // Not even asked to open: the one would say ENXIO, and the other EISDIR.
+    for name in ["bound-fifo", "same"] {
+        refused_as(stays.write(root.join(name)), Reason::Failed, libc::EXDEV);
+    }
+    for directory in ["same", "other"] {
+        refused_as(stays.create(root.join(directory).join("new")), Reason::Failed, libc::EXDEV);
+        assert!(!root.join(directory).join("new").exists());
+    }
+    assert_eq!(text(stays.read(root.join("real/file"))), "file");
+    // A root that is itself a mount is one file system as any other.
+    let (_service, mounted) = client(policy(Rule::beneath(root.join("same")).one_file_system().read()));
+    assert_eq!(text(mounted.read(root.join("same/file"))), "file");
+
+    // Older than Linux 4.11 in this respect, and without openat2, in every run: the last thing that this process does.
+    common::refuse(libc::SYS_openat2, &[], libc::ENOSYS);
+    common::refuse(libc::SYS_statx, &[], libc::ENOSYS);
+    let refused = Policy::builder().allow(rule().one_file_system()).build().unwrap_err();
+    assert!(refused.to_string().contains("one file system"), "{refused}");
+    Policy::builder().allow(rule()).build().unwrap();
 }

@@ -7,6 +7,7 @@
 //! (K43). No walk takes memory, but for the text of links, or holds more than four descriptors.
 
 use std::ffi::CStr;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 
@@ -18,7 +19,7 @@ use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::unistd::{UnlinkatFlags, ftruncate, geteuid, unlinkat};
 
 use super::resolve::{Parent, TRIES, Way, makes};
-use crate::sys::descriptor::mount_id;
+use crate::sys::descriptor::{is_nosymfollow, mount_id};
 use crate::wire::path::PATH_MAX;
 
 /// Opens `name` with `flags` as [`Resolver::open`](super::resolve::Resolver::open) says.
@@ -107,10 +108,13 @@ impl<'r> Walk<'r> {
 
     /// One directory further. The text of the link, if that is what stands there and the rule follows it.
     fn enter(&mut self, name: &CStr, is_last: bool) -> Result<Option<Vec<u8>>, Errno> {
-        match name.to_bytes() {
-            b"." => return Ok(None),
-            b".." => return self.leave().map(|()| None),
-            _ => {}
+        if let dots @ (b"." | b"..") = name.to_bytes() {
+            // Only to be told if this directory may not be searched.
+            openat(&self.here, c".", DIRECTORY, Mode::empty())?;
+            if dots == b".." {
+                self.leave()?;
+            }
+            return Ok(None);
         }
         match openat(&self.here, name, DIRECTORY, Mode::empty()) {
             Ok(directory) => {
@@ -258,8 +262,8 @@ impl<'r> Walk<'r> {
         if is_last && self.is_a_trap(&stat)? {
             return Err(Errno::EACCES);
         }
-        let place = fstatfs(&link)?;
-        if place.filesystem_type() == PROC_SUPER_MAGIC || place.flags().bits() & ST_NOSYMFOLLOW != 0 {
+        let is_proc = fstatfs(&link)?.filesystem_type() == PROC_SUPER_MAGIC;
+        if is_proc || is_nosymfollow(link.as_fd()).map_err(errno_of)? {
             return Err(Errno::ELOOP);
         }
         let target = readlinkat(&link, c"")?.into_vec();
@@ -292,9 +296,6 @@ const DIRECTORY: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_
 /// As the kernel's (path_resolution(7)).
 const MAX_LINKS: usize = 40;
 
-/// The mount option `nosymfollow` (Linux 5.10) in statfs(2)'s flags, which libc does not name: include/linux/statfs.h.
-const ST_NOSYMFOLLOW: libc::c_ulong = 0x2000;
-
 type Identity = (libc::dev_t, libc::ino_t);
 
 fn identity(stat: &FileStat) -> Identity {
@@ -306,10 +307,11 @@ fn is_link(stat: &FileStat) -> bool {
 }
 
 fn mount_of(directory: BorrowedFd<'_>, name: &CStr) -> Result<u64, Errno> {
-    match mount_id(directory, name) {
-        Ok(id) => id.ok_or(Errno::EOPNOTSUPP),
-        Err(error) => Err(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))),
-    }
+    mount_id(directory, name).map_err(errno_of)?.ok_or(Errno::EOPNOTSUPP)
+}
+
+fn errno_of(error: io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
 /// What is left of a name, in pieces that the kernel takes as they are.
@@ -352,9 +354,7 @@ impl Names {
         let bytes = if self.longer.is_empty() { &self.fixed[..] } else { &self.longer[..] };
         let rest = bytes.get(self.at..).unwrap_or_default();
         let rest = rest.split(|&byte| byte == 0).next().unwrap_or_default();
-        // Slashes after the component have been taken: a directory is meant, whether more follows or not.
-        let had_slash = self.at > 0 && bytes.get(self.at - 1) == Some(&0);
-        let slash: &[u8] = if had_slash { b"/" } else { b"" };
+        let slash: &[u8] = if rest.is_empty() { b"" } else { b"/" };
         self.longer = [target, slash, rest, b"\0"].concat();
         self.at = 0;
     }

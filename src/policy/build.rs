@@ -308,7 +308,7 @@ impl Building {
             (..) => self.roots.of_tree(path, *reopen_root, place)?,
         };
         if terms.way.one_file_system && !root.tells_mounts() {
-            return unfit("this kernel does not tell where another file system begins: it needs openat2 or Linux 5.8");
+            return unfit("whether it keeps to one file system cannot be told here: that takes openat2, or Linux 5.8");
         }
         let name = if *scope == Scope::Exact { root::file_name(path).into() } else { Box::default() };
         Ok(What::File(FileTerms { root, name, rights: *rights, terms: *terms }))

@@ -158,13 +158,18 @@ impl Roots {
         let device = fstat(&fd).map_err(|errno| fail("fstat")(errno.into()))?.st_dev;
         let resolver = match self.resolver {
             Some(resolver) => resolver,
-            None => Resolver::probe(fd.as_fd()).map_err(fail("openat2"))?,
+            None => probe().map_err(|errno| fail("openat2 of /, or what stands in for it,")(errno.into()))?,
         };
         self.resolver = Some(resolver);
         let root = Arc::new(Root { directory: fd, device, resolver, again: again.then(|| directory.to_owned()) });
         self.opened.insert((directory.to_owned(), again), root.clone());
         Ok(root)
     }
+}
+
+/// Asked of a directory that everybody may search: what one directory answers says nothing of the kernel (K15).
+fn probe() -> Result<Resolver, Errno> {
+    Resolver::probe(open("/", FLAGS, Mode::empty())?.as_fd())
 }
 
 fn is_procfs(root: &Root) -> io::Result<bool> {

@@ -75,6 +75,19 @@ pub(crate) fn mount_id(directory: BorrowedFd<'_>, name: &CStr) -> io::Result<Opt
     Ok((statx.stx_mask & libc::STATX_MNT_ID != 0).then_some(statx.stx_mnt_id))
 }
 
+/// Whether the mount option `nosymfollow` (Linux 5.10) is set where this is. nix leaves out what it has no name for.
+pub(crate) fn is_nosymfollow(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut statvfs = MaybeUninit::<libc::statvfs>::zeroed();
+    // SAFETY: the kernel writes one struct statvfs, which is exclusively borrowed.
+    if unsafe { libc::fstatvfs(fd.as_raw_fd(), statvfs.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: zeroed above, and numbers only: every pattern of bits is a struct statvfs.
+    let statvfs = unsafe { statvfs.assume_init() };
+    // ST_NOSYMFOLLOW of include/linux/statfs.h.
+    Ok(statvfs.f_flag & 0x2000 != 0)
+}
+
 /// Whether the descriptor is a pidfd, of a process that runs, has ended, or has been reaped. waitid(2) takes nothing
 /// else for P_PIDFD (EBADF); for a process that is no child of this one, or no longer there, it says ECHILD. With these
 /// flags it neither waits nor reaps. Not by nix, which fails on a child that a real-time signal has ended, and not by

@@ -3,6 +3,8 @@
 
 pub mod namespace;
 pub mod served;
+#[cfg(target_os = "linux")]
+pub mod watched;
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
@@ -80,9 +82,16 @@ pub fn fds_of(pid: u32) -> Vec<i32> {
 /// conditions (argument, value of its lower half) is met. This is how an older kernel is had; it cannot be undone, so
 /// it belongs into a [`rerun`].
 pub fn refuse(number: i64, conditions: &[(u8, u64)], errno: i32) {
-    use seccompiler::{
-        BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    };
+    seccompiler::apply_filter_all_threads(&refusal(number, conditions, errno)).expect("seccomp");
+}
+
+/// As [`refuse`], in this thread and those that it starts: others go on as before.
+pub fn refuse_in_this_thread(number: i64, errno: i32) {
+    seccompiler::apply_filter(&refusal(number, &[], errno)).expect("seccomp");
+}
+
+fn refusal(number: i64, conditions: &[(u8, u64)], errno: i32) -> seccompiler::BpfProgram {
+    use seccompiler::{SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule};
     let condition = |&(argument, value): &(u8, u64)| {
         SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
     };
@@ -91,8 +100,7 @@ pub fn refuse(number: i64, conditions: &[(u8, u64)], errno: i32) {
     let errno = SeccompAction::Errno(u32::try_from(errno).expect("an errno"));
     let arch = std::env::consts::ARCH.try_into().expect("an architecture");
     let filter = SeccompFilter::new([(number, rules)].into(), SeccompAction::Allow, errno, arch).expect("a filter");
-    let program: BpfProgram = filter.try_into().expect("a program");
-    seccompiler::apply_filter_all_threads(&program).expect("seccomp");
+    filter.try_into().expect("a program")
 }
 
 /// Runs the body of the test `name` in a process of its own, which SIGALRM ends after two minutes.
