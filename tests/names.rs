@@ -12,7 +12,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use common::namespace::{own_mounts, own_network_and_mounts, put_over};
+use common::namespace::{put_over, with_mounts, with_network};
 use common::open_fds;
 use common::served::{PATIENCE, client, client_of, raw};
 use fdbroker::policy::{Network, SocketRule};
@@ -40,9 +40,9 @@ fn refused<T>(result: Result<T, ClientError>, refusal: Refusal) {
 
 /// Runs `body` where /etc/hosts is this text, and no name server is asked: in a process of its own.
 fn where_hosts_are(test: &str, hosts: &str, body: impl FnOnce(&Path)) {
-    common::alone(test, || {
+    with_mounts(test, || {
         let (_keep, directory) = common::directory();
-        if let Err(error) = own_mounts().and_then(|()| hosts_file(&directory, hosts)) {
+        if let Err(error) = hosts_file(&directory, hosts) {
             eprintln!("SKIPPED {test}: mounting over /etc/hosts is not permitted here: {error}");
             return;
         }
@@ -327,18 +327,15 @@ fn s_02_s_07_l_05_a_resolver_that_hangs() {
 /// S-02, L-05: a name server that is asked and does not answer: ETIMEDOUT after the policy's time.
 #[test]
 fn s_02_l_05_a_name_server_that_is_silent() {
-    common::alone("s_02_l_05_a_name_server_that_is_silent", || {
+    with_network("s_02_l_05_a_name_server_that_is_silent", || {
         let (_keep, directory) = common::directory();
-        let alone = own_network_and_mounts().and_then(|()| {
-            hosts_file(&directory, "127.0.0.1 localhost\n")?;
-            put_file(&directory, "resolv.conf", "nameserver 127.0.0.1\n")?;
-            fs::write(directory.join("nsswitch.conf"), "hosts: files dns\n").unwrap();
-            Ok(())
-        });
-        if let Err(error) = alone {
-            eprintln!("SKIPPED S-02 with a silent name server: namespaces are not permitted here: {error}");
+        let files = hosts_file(&directory, "127.0.0.1 localhost\n")
+            .and_then(|()| put_file(&directory, "resolv.conf", "nameserver 127.0.0.1\n"));
+        if let Err(error) = files {
+            eprintln!("SKIPPED S-02 with a silent name server: mounting in /etc is not permitted here: {error}");
             return;
         }
+        fs::write(directory.join("nsswitch.conf"), "hosts: files dns\n").unwrap();
         let server = UdpSocket::bind("127.0.0.1:53").unwrap();
         server.set_read_timeout(Some(PATIENCE)).unwrap();
         let timeout = Duration::from_millis(500);

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-use common::namespace::own_network_and_mounts;
+use common::namespace::with_network;
 use common::open_fds;
 use common::served::{PATIENCE, alone, client, ended, raw};
 use fdbroker::policy::{Network, SocketRule};
@@ -336,11 +336,7 @@ fn lives(client: &Client) {
 /// own. No other port comes with it.
 #[test]
 fn s_01_privileged_ports_are_granted_by_rule() {
-    common::alone("s_01_privileged_ports_are_granted_by_rule", || {
-        if let Err(error) = own_network_and_mounts() {
-            eprintln!("SKIPPED S-01 in a network of its own: namespaces are not permitted here: {error}");
-            return;
-        }
+    with_network("s_01_privileged_ports_are_granted_by_rule", || {
         let start = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
         assert!(start.trim().parse::<u16>().unwrap() >= 1024, "these ports are privileged: {start}");
         let local = |port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -636,9 +632,9 @@ fn s_04_dual_stack_by_policy() {
 /// S-04: the same where the system's default is the other one.
 #[test]
 fn s_04_dual_stack_whatever_the_systems_default() {
-    common::alone("s_04_dual_stack_whatever_the_systems_default", || {
+    with_network("s_04_dual_stack_whatever_the_systems_default", || {
         let set = "/proc/sys/net/ipv6/bindv6only";
-        if let Err(error) = own_network_and_mounts().map_err(std::io::Error::from).and_then(|()| fs::write(set, "1")) {
+        if let Err(error) = fs::write(set, "1") {
             eprintln!("SKIPPED S-04 with another default of IPV6_V6ONLY: it cannot be set here: {error}");
             return;
         }
