@@ -293,7 +293,8 @@ fn s_02_s_07_l_05_a_resolver_that_hangs() {
         let (_slow_service, slow) = client_of(&broker, rules.build().unwrap());
         let (_other_service, other) = client_of(&broker, policy(Rule::file("/dev/null").read()));
         assert_eq!(connect(&slow, &name(0), 7500).unwrap(), here);
-        (slow.hello().unwrap(), other.hello().unwrap());
+        slow.hello().unwrap();
+        other.hello().unwrap();
         let baseline = open_fds();
 
         let (hang, started) = (Hang::start(directory), Instant::now());

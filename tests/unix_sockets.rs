@@ -362,6 +362,9 @@ fn mode_of(path: &Path) -> u32 {
     fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
 }
 
+/// What is asked for at an address.
+type Asked = fn(Address<'_>) -> Ask<'_>;
+
 /// S-06: the path of a socket has exactly the rule's mode, whatever the broker's umask is; it works, and goes when the
 /// worker's service ends.
 #[test]
@@ -374,7 +377,7 @@ fn s_06_paths_have_the_rules_mode_and_go_with_the_service() {
                 umask(Mode::from_bits_truncate(mask));
                 let rules = Rule::beneath(&root).listen([Stream, SeqPacket], mode).bind(mode);
                 let (service, mut raw) = raw(policy(rules));
-                let asks: [(_, fn(Address<'_>) -> Ask<'_>); 3] = [
+                let asks: [(_, Asked); 3] = [
                     ("stream", |at| Ask::Listen(Stream, at)),
                     ("seqpacket", |at| Ask::Listen(SeqPacket, at)),
                     ("datagram", |at| Ask::Bind(at)),
