@@ -88,6 +88,9 @@ impl Rule {
     }
 
     /// A UDP socket that is bound to exactly this address and port; port 0 as for [`listen`](Self::listen).
+    ///
+    /// Its holder receives from everybody, and sends to every address that it names: no rule limits those. In a worker
+    /// that [`Sandbox`](crate::Sandbox) started, sendto(2) with an address is refused, but sendmsg(2) with one is not.
     #[must_use]
     #[track_caller]
     pub fn bind(address: SocketAddr) -> SocketRule {
@@ -517,6 +520,9 @@ impl SocketRule {
     }
 
     /// UDP instead of TCP, for a rule about connected sockets.
+    ///
+    /// Who it is connected to is the default of a UDP socket, and whom it receives from, but no bound: its holder can send
+    /// elsewhere by sendmsg(2) with an address, in a sandbox too, as for [`Rule::bind`].
     pub fn udp(self) -> Self {
         self.socket_type(SocketType::Datagram)
     }
