@@ -46,7 +46,7 @@ fn p_01_bytes_and_rights() {
     let rights = [Right::Read, Right::Write];
     let (_service, client) = client_of(&broker, calls(Rule::service("echo").grant(rights)));
     for len in [0, 1, 255, 4096, ROOM] {
-        let said: Vec<u8> = (0..len).map(|place| (place % 251) as u8).collect();
+        let said: Vec<u8> = (0..len).map(|place| u8::try_from(place % 251).unwrap()).collect();
         let called = client.call("echo", Right::Read, &said).unwrap();
         assert_eq!(called.bytes, said);
         assert!(called.fds.is_empty());

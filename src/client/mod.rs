@@ -170,7 +170,6 @@ impl Client {
     }
 
     /// Every other way to open a file, in the manner of [`std::fs::OpenOptions`].
-    #[must_use]
     pub fn open_options(&self) -> OpenOptions<'_> {
         OpenOptions::new(self)
     }
@@ -379,7 +378,6 @@ impl Client {
     }
 
     /// Asks for many things in one message. See [`Batch`].
-    #[must_use]
     pub fn batch(&self) -> Batch<'_> {
         Batch::new(self)
     }
