@@ -608,7 +608,8 @@ fn n_05_by_exact_name_in_its_own_kind() {
     let call = |service| Ask::Call { service, rights: Rights::NONE, bytes: b"" };
     let host = |host| Ask::ConnectName { socket: SocketType::Stream, host, port: 80 };
     let abstract_name = |name| Ask::Connect(SocketType::Stream, Address::Abstract(name));
-    let kinds: [(Narrowing, fn(&'static [u8]) -> Ask<'static>); 3] = [
+    type AskFor = fn(&'static [u8]) -> Ask<'static>;
+    let kinds: [(Narrowing, AskFor); 3] = [
         (Narrowing::new().services(["name"]), call),
         (Narrowing::new().hosts(["name"]), host),
         (Narrowing::new().abstract_names(["name"]), abstract_name),
@@ -694,7 +695,7 @@ fn n_07_once_is_once() {
     let (_service, client) = client_of(&broker, policy.clone());
     let answers = client.batch().read(&file).read(&file).send().unwrap();
     assert_eq!(answers.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false]);
-    // What has been narrowed away is not used up by asking.
+    // To ask what would be decided is not to have it.
     let standing = Standing::new(policy);
     let ask = Ask::Open { access: Access::READ, path: bytes(&file) };
     let rule = standing.decide(&ask).unwrap().rule().unwrap();
@@ -764,6 +765,37 @@ fn n_08_a_narrowing_holds_in_later_phases() {
     refused(client.narrow(&Narrowing::new().paths([world.at("a/file")])), NOT_HELD);
     service.enter_phase("end").unwrap();
     refused(client.narrow(&Narrowing::new().rights(Right::Read)), NOT_HELD);
+}
+
+/// Narrowed, a policy that only learns grants no more than what is kept; and as it grants everything, all is held.
+#[cfg(feature = "learn")]
+#[test]
+fn a_policy_that_learns_is_narrowed_as_well() {
+    let world = World::new();
+    let policy = Policy::builder().refuse_with(libc::ESRCH).learn().build().unwrap();
+    let (_service, client) = client(policy);
+    client.read(world.at("b/file")).unwrap();
+    client.narrow(&Narrowing::new().paths([world.at("a")]).rights(Right::Read)).unwrap();
+    client.read(world.at("a/file")).unwrap();
+    refused(client.read(world.at("b/file")), DENIED);
+    refused(client.write(world.at("a/file")), DENIED);
+    refused(client.narrow(&Narrowing::new().paths([world.at("b")])), NOT_HELD);
+}
+
+/// The directories above those that are kept are gone with the rest, although the policy tells about them.
+#[test]
+fn n_01_leading_directories_are_not_kept() {
+    let world = World::new();
+    let rules = Policy::builder().refuse_with(libc::ESRCH).stat_leading_directories();
+    let (_service, client) = client(rules.allow(Rule::file(world.at("a/file")).read()).build().unwrap());
+    client.stat(world.at("a")).unwrap();
+    // Held, by that option.
+    client.narrow(&Narrowing::new().rights([Right::Read, Right::Stat])).unwrap();
+    client.stat(world.at("a")).unwrap();
+    refused(client.narrow(&Narrowing::new().paths([world.at("a")])), NOT_HELD);
+    client.narrow(&Narrowing::new().paths([world.at("a/file")])).unwrap();
+    refused(client.stat(world.at("a")), DENIED);
+    client.read(world.at("a/file")).unwrap();
 }
 
 /// A worker that narrows is subject to the limits of all its requests.
