@@ -412,6 +412,9 @@ fn n_02_what_rules_are_about_is_held() {
         .deny(Rule::beneath(at("tree/sub/denied")))
         .allow(Rule::glob(at("glob/*/logs/*.log")).read())
         .allow(Rule::file(at("exact/file")).read())
+        .allow(Rule::listen_within(network("10.0.0.0/16"), 100..=200))
+        .allow(Rule::bind_within(network("10.0.0.0/16"), 300..=400))
+        .allow(Rule::connect_within(network("2001:db8::/32"), 1..=9).udp())
         .allow(Rule::connect_name("any.example", 443))
         .allow(Rule::connect_name("some.example", 80).answers_within([network("192.0.2.0/24")]))
         .deny(Rule::service("never"))
@@ -464,6 +467,26 @@ fn n_02_what_rules_are_about_is_held() {
     let connect = |text: &str, port: u16| held(None, Narrowing::new().connect([(network(text), port.into())]));
     assert!(connect("203.0.113.0/24", 443) && connect("192.0.2.7", 80));
     assert!(!connect("203.0.113.0/24", 80) && !connect("192.0.0.0/16", 80) && !connect("192.0.2.7", 81));
+    // All of a network and all of its ports, by one rule.
+    let networks = [
+        ("10.0.0.0/16", 100..=200, true),
+        ("10.0.128.0/17", 150..=150, true),
+        ("10.0.7.7/32", 300..=400, true),
+        ("10.0.0.0/15", 100..=200, false),
+        ("10.0.0.0/8", 100..=200, false),
+        ("10.1.0.0/16", 100..=200, false),
+        ("10.0.0.0/16", 99..=200, false),
+        ("10.0.0.0/16", 100..=201, false),
+        ("10.0.0.0/16", 100..=400, false),
+        ("10.0.0.0/16", 201..=299, false),
+        ("::/0", 100..=200, false),
+    ];
+    for (at, ports, expected) in networks {
+        let (named, ports) = (network(at), Ports::from(ports));
+        assert_eq!(held(None, Narrowing::new().listen([(named, ports)])), expected, "{at} ports {ports}");
+        assert!(!held(None, Narrowing::new().connect([(named, ports)])), "{at} is to listen on");
+    }
+    assert!(connect("2001:db8:1::/48", 9) && !connect("2001:db8::/31", 9) && !connect("2001:db8::/32", 10));
     for name in ["tree/../tree", "tree/", "tree//sub"] {
         let path = format!("{}/{name}", root.display());
         assert!(!held(None, Narrowing::new().paths([path])), "{name}: no plain path");
