@@ -5,7 +5,9 @@ mod call;
 mod desk;
 mod limits;
 
-pub use audit::{Audit, Event, Record};
+#[cfg(feature = "tracing")]
+pub use audit::Tracing;
+pub use audit::{Audit, Event, JsonLines, Record};
 pub use call::{Call, Gift};
 pub use limits::Limits;
 
