@@ -379,6 +379,11 @@ fn n_02_more_than_is_held_is_refused() {
     ];
     let (service, client) = client_of(&broker(), world.policy());
     let samples = samples(&world);
+    // What no rule is about is refused who has narrowed nothing yet, and so is the rest of it.
+    let whole = allowed(service.standing(), &samples);
+    let also = Narrowing::nothing().services(["nobody's"]);
+    assert_eq!(service.narrow(&also), Err(NotHeld::Service("nobody's".into())));
+    assert_eq!(allowed(service.standing(), &samples), whole);
     client.narrow(&first).unwrap();
     let before = allowed(service.standing(), &samples);
     assert!(before.len() > 5, "{before:?}");
