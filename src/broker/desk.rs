@@ -96,6 +96,7 @@ impl Desk {
 }
 
 const UNKNOWN_VERB: Refusal = Refusal { reason: Reason::Verb, errno: libc::ENOSYS };
+const NOT_HELD: Refusal = Refusal { reason: Reason::NotHeld, errno: libc::EPERM };
 const LIMIT: Refusal = Refusal { reason: Reason::Limit, errno: libc::EAGAIN };
 
 /// Made once, and used for every request.
@@ -201,13 +202,14 @@ impl<'d> Counter<'d> {
     {
         let standing: &'d Standing = &self.desk.standing;
         let told = |answer| Judged { rule: None, why: None, answer };
-        match ask {
-            Ask::Hello => return told(Ok(0)),
-            Ask::Narrow(narrow) => return told(standing.narrow(*narrow).map(|()| 0)),
-            _ => {}
+        if let Ask::Hello = ask {
+            return told(Ok(0));
         }
         if let Err(Over) = self.meter.admit(&self.desk.channel, self.fds.len(), ask.brings_descriptor().into()) {
             return told(Err(LIMIT));
+        }
+        if let Ask::Narrow(narrow) = ask {
+            return told(standing.narrow(&(*narrow).into()).map(|()| 0).map_err(|_| NOT_HELD));
         }
         match standing.decide(ask) {
             Err(denial) => Judged { rule: denial.rule(), why: Some(denial.why()), answer: Err(denial.refusal()) },

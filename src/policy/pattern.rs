@@ -60,6 +60,20 @@ impl Pattern {
         }
     }
 
+    /// Whether it can match `name`, which comes after its directory, or something beneath that.
+    fn reaches(&self, name: &[u8]) -> bool {
+        let (mut pattern, mut name) = (Some(&*self.rest), Some(name));
+        loop {
+            match (first(pattern), first(name)) {
+                (Some((b"**", _)), _) | (_, None) => return true,
+                (Some((wanted, after)), Some((component, rest))) if component_matches(wanted, component) => {
+                    (pattern, name) = (after, rest);
+                }
+                _ => return false,
+            }
+        }
+    }
+
     /// Bytes that stand for themselves: of two patterns that match, the one with more is more specific.
     fn literal(&self) -> usize {
         self.directory.len() + self.rest.iter().filter(|byte| !matches!(byte, b'*' | b'?')).count()
@@ -140,6 +154,15 @@ impl Patterns {
             }
         }
         best.map(|(_, rule, name)| (rule, name))
+    }
+
+    /// Whether `path` is the directory of a pattern, or one can match it or something beneath it.
+    pub(super) fn reach(&self, path: &[u8]) -> bool {
+        self.by_directory.contains_key(path)
+            || ancestors(path, self.longest).any(|(directory, name)| {
+                let patterns = self.by_directory.get(directory);
+                patterns.is_some_and(|patterns| patterns.iter().any(|(pattern, _)| pattern.reaches(name)))
+            })
     }
 
     /// The directories, and the rules of their patterns.

@@ -566,7 +566,7 @@ impl SocketRule {
     }
 
     /// Of what the host's name stands for, only addresses of these networks are connected to. Without, whoever answers
-    /// for the name chooses, and may choose an address inside.
+    /// for the name chooses, and may choose an address inside; but none that a rule denies.
     pub fn answers_within(mut self, networks: impl IntoIterator<Item = Network>) -> Self {
         self.answers.extend(networks);
         self

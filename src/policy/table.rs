@@ -6,12 +6,14 @@ use std::net::IpAddr;
 use super::ancestors;
 use super::network::{Networks, Ports};
 use super::pattern::Patterns;
-use crate::wire::{ABSTRACT_MAX, Right, SocketType};
+use crate::wire::{ABSTRACT_MAX, Right, Rights, SocketType};
 
 /// The rules of one phase, by what they are about. The numbers are places in the policy's list of rules.
 #[derive(Debug, Default)]
 pub(super) struct Table {
     pub(super) allowed: Files,
+    /// All that its rules grant.
+    pub(super) rights: Rights,
     pub(super) denied: Files,
     pub(super) scratch: Option<u32>,
     pub(super) networks: [Networks<u32>; Use::ALL.len()],
