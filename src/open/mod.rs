@@ -21,7 +21,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use libc::{S_IFCHR, S_IFMT, S_IFREG, S_IFSOCK};
+use libc::{S_IFCHR, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::{Mode, fchmod, fstat, major, minor};
@@ -189,7 +189,10 @@ fn file(at: At<'_>, access: Access, terms: &Terms) -> Result<OwnedFd, Refusal> {
             done => return done,
         }
     }
-    Err(failed(Errno::EAGAIN))
+    // Nothing is created through a link, so one that leads nowhere is no name that comes and goes.
+    let named = beneath(at, OFlag::O_PATH | OFlag::O_NOFOLLOW, Mode::empty());
+    let link = named.is_ok_and(|named| fstat(&named.0).is_ok_and(|stat| stat.st_mode & S_IFMT == S_IFLNK));
+    Err(failed(if link { Errno::ELOOP } else { Errno::EAGAIN }))
 }
 
 fn existing(at: At<'_>, access: Access, terms: &Terms) -> Result<OwnedFd, Refusal> {
@@ -205,7 +208,8 @@ fn existing(at: At<'_>, access: Access, terms: &Terms) -> Result<OwnedFd, Refusa
         return Err(NOT_OF_THE_KIND);
     }
     let fd = fd.judged(stat.st_dev)?;
-    if access.contains(Access::TRUNCATE) {
+    // open(2) takes no notice of O_TRUNC where there is nothing to truncate, as in a device.
+    if regular && access.contains(Access::TRUNCATE) {
         ftruncate(&fd, 0).map_err(failed)?;
     }
     if !regular && !access.contains(Access::NONBLOCKING) {

@@ -21,6 +21,9 @@ mod root;
 mod rule;
 mod standing;
 mod table;
+mod template;
+#[cfg(feature = "policy-file")]
+mod text;
 
 pub use build::{PhaseBuilder, PolicyBuilder};
 pub use held::NotHeld;
@@ -33,6 +36,9 @@ pub(crate) use root::Root;
 pub use rule::{FileKind, FileRule, Rule, ScratchRule, ServiceRule, SocketRule};
 pub(crate) use rule::{SocketOptions, Terms};
 pub use standing::{NoSuchPhase, Standing};
+pub use template::{TemplateError, Values, expand};
+#[cfg(feature = "policy-file")]
+pub use text::{PolicyFile, TextError, WrittenRule};
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};

@@ -56,15 +56,16 @@ impl Standing {
     pub fn decide<'p>(&'p self, ask: &Ask<'p>) -> Result<Permit<'p>, Denial<'p>> {
         let state = self.state();
         let mut permit = self.policy.judge(state.phase, ask).map_err(|denial| self.over(&state, ask, denial))?;
-        let denied = |why| {
+        let denied = |rule, why| {
             let refusal = Refusal { reason: Reason::Denied, errno: self.policy.refuse_with };
-            Err(Denial { refusal, rule: permit.rule(), why })
+            Err(Denial { refusal, rule, why })
         };
-        if permit.rules().filter_map(Info::once).any(|once| state.used_up[once]) {
-            return denied(Why::UsedUp);
+        let spent = |rule: &&Info| rule.once().is_some_and(|once| state.used_up[once]);
+        if let Some(rule) = permit.rules().find(spent) {
+            return denied(Some(rule), Why::UsedUp);
         }
         if !state.kept.permits(ask) {
-            return denied(Why::Narrowed);
+            return denied(permit.rule(), Why::Narrowed);
         }
         state.kept.restrict(&mut permit);
         Ok(permit)
