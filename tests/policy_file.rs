@@ -18,7 +18,7 @@ use common::served::{PATIENCE, client, pair};
 use common::{directory, is_root, rerun, role};
 use fdbroker::policy::{Place, TemplateError, Values, expand};
 use fdbroker::wire::{Reason, Right};
-use fdbroker::{Broker, Client, Limits, Policy, PolicyError, PolicyFile, Rule};
+use fdbroker::{Broker, Client, Limits, Policy, PolicyError, PolicyFile};
 use random::{Draft, Random};
 use serde::{Deserialize, Serialize};
 
@@ -344,7 +344,7 @@ fn m_08_policies_written_copied_and_parsed_decide_alike() {
                 all.iter().for_each(|standing| standing.enter(phase).unwrap());
             }
             for _ in 0..40 {
-                let question = random.question(&root);
+                let question = random.question(&draft, &root);
                 let ask = question.ask();
                 let answers: Vec<_> = all.iter().map(|standing| random::answer(standing, &ask)).collect();
                 asked += 1;
@@ -356,7 +356,7 @@ fn m_08_policies_written_copied_and_parsed_decide_alike() {
         }
     }
     eprintln!("{built} policies of 1500 were built; {granted} of {asked} requests were granted");
-    assert!(built > 400 && granted > asked / 25, "{built} {granted} {asked}");
+    assert!(built > 400 && granted > asked / 20, "{built} {granted} {asked}");
 }
 
 /// Every key of the documentation is one that files have, and the other way round; and serde knows the same ones.

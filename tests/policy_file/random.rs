@@ -80,6 +80,8 @@ pub fn make_tree(root: &Path) {
 /// One policy, written twice.
 pub struct Draft {
     pub text: String,
+    /// What its first rules are about, to ask for.
+    paths: Vec<PathBuf>,
     pub builder: PolicyBuilder,
 }
 
@@ -107,6 +109,7 @@ impl Draft {
             builder = builder.worker_is_confined();
         }
         let (allow, deny) = rules(random, root, 8);
+        let paths = allow.iter().filter_map(|(text, _)| path_of(text, root)).collect();
         for (rule, built) in allow {
             text += &format!("[[allow]]\n{rule}");
             builder = builder.allow(built);
@@ -126,8 +129,14 @@ impl Draft {
                 deny.into_iter().fold(phase, |phase, (_, rule)| phase.deny(rule))
             });
         }
-        Self { text, builder }
+        Self { text, paths, builder }
     }
+}
+
+/// The path that a rule begins with, if it is written plainly.
+fn path_of(text: &str, root: &Path) -> Option<PathBuf> {
+    let path = text.split('\'').nth(1).filter(|path| path.starts_with(root.to_str().unwrap()))?;
+    Some(path.replace("{{", "{").replace("}}", "}").replace('*', "a").into())
 }
 
 /// Up to `most` rules that allow, and up to half as many that deny.
@@ -199,6 +208,10 @@ fn file(random: &mut Random, root: &Path, text: &mut String) -> Rule {
     }
     rights.sort_unstable();
     rights.dedup();
+    // With many other rules a policy that grants this cannot be built.
+    if rights.len() > 1 && !random.one_in(8) {
+        rights.retain(|right| *right != Right::Directory);
+    }
     *text += &format!("rights = {}\n", words(&rights, Right::name));
     rule = rule.grant(rights.iter().copied().collect::<Rights>());
     let mut mode = |random: &mut Random, key: &str| {
@@ -239,7 +252,7 @@ fn file(random: &mut Random, root: &Path, text: &mut String) -> Rule {
         *text += &format!("kinds = {}\n", words(&kinds, FileKind::name));
         rule = rule.kinds(kinds);
     }
-    if tree && flag(random, text, "follow-links-within") {
+    if tree && random.one_in(2) && flag(random, text, "follow-links-within") {
         rule = rule.follow_links_within();
     }
     if flag(random, text, "one-file-system") {
@@ -389,7 +402,7 @@ pub struct Question {
 
 impl Random {
     /// A request about what the rules of [`Draft`]s are about, or nearly.
-    pub fn question(&mut self, root: &Path) -> Question {
+    pub fn question(&mut self, draft: &Draft, root: &Path) -> Question {
         const ACCESS: [Access; 9] = [
             Access::READ,
             Access::WRITE,
@@ -402,8 +415,13 @@ impl Random {
             Access::READ,
         ];
         let path = |random: &mut Self| {
-            let depth = random.below(3) + 1;
-            path(random, root, depth).into_os_string().into_encoded_bytes()
+            let path = match draft.paths.len() {
+                0 => path(random, root, 1),
+                count if random.one_in(4) => path(random, root, count % 3 + 1),
+                count => draft.paths[random.below(count)].clone(),
+            };
+            let path = if random.one_in(2) { path } else { path.join(os(random.of(&NAMES))) };
+            path.into_os_string().into_encoded_bytes()
         };
         let (one, other) = (path(self), path(self));
         let access = if self.one_in(3) { self.of(&ACCESS) | self.of(&ACCESS) } else { self.of(&ACCESS) };
