@@ -58,8 +58,10 @@ mod sys;
 #[forbid(unsafe_code)]
 pub mod wire;
 
+#[cfg(all(target_os = "linux", feature = "tracing"))]
+pub use broker::Tracing;
 #[cfg(target_os = "linux")]
-pub use broker::{Audit, Broker, Call, Event, Gift, Limits, Record, Service};
+pub use broker::{Audit, Broker, Call, Event, Gift, JsonLines, Limits, Record, Service};
 #[cfg(feature = "tokio")]
 pub use channel::AsyncChannel;
 pub use channel::{Channel, Credentials, DEFAULT_MAX_FDS, Kind, MAX_FDS, Packet, PidFd, raw, typed};

@@ -17,7 +17,7 @@ use common::served::{
     Raw, alone, client_of, default_sigpipe, ended, inherited, limit_descriptors, pair_of, raw_of, start,
 };
 use common::{directory, identity};
-use fdbroker::wire::{Ask, Right};
+use fdbroker::wire::{Access, Ask};
 use fdbroker::{Broker, ChannelError, Client, ClientError, Event, Fault, Kind, Policy, Rule};
 use nix::sys::signal::{Signal, raise};
 
@@ -145,7 +145,7 @@ const DEADLY: &str = "/etc/deadly";
 fn mortal_broker() {
     let policy = Policy::builder().allow(Rule::file("/etc/passwd").read()).build().unwrap();
     let broker = Broker::new().audit(|record| match &record.event {
-        Event::Request { ask: Ask::File { path, .. }, .. } if *path == DEADLY.as_bytes() => {
+        Event::Request { ask: Ask::Open { path, .. }, .. } if *path == DEADLY.as_bytes() => {
             raise(Signal::SIGKILL).unwrap();
         }
         _ => {}
@@ -174,9 +174,9 @@ fn l_04_garbage_from_one_is_nothing_to_another() {
         raw.send_bytes(&[0xff; 40][..=round % 40]).unwrap();
         assert!(matches!(ended(service), Err(Fault::Malformed(_))));
         for id in asked {
-            let (reply, fd) = other.reply().unwrap();
+            let reply = other.reply().unwrap();
             assert_eq!(reply.id, id);
-            assert_eq!(identity(fd.unwrap()), identity(fs::File::open(&path).unwrap()));
+            assert_eq!(identity(reply.fd.unwrap()), identity(fs::File::open(&path).unwrap()));
         }
     }
     drop(other);

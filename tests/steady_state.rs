@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use common::served::{PATIENCE, Raw, alone, inherited, raw_of, start, within};
 use common::{directory, open_fds, resident_kib, role};
-use fdbroker::wire::{Ask, Reason, Right};
+use fdbroker::wire::{Access, Address, Ask, Reason, SocketType};
 use fdbroker::{Broker, Client, Fault, Policy, Rule};
 
 /// P-02, F-01: 100,000 mixed requests, a third of them refused or malformed, leave the broker with the descriptors and
@@ -93,25 +93,30 @@ impl Office {
         }
         let mut ask = |ask| raw.ask(ask).map(drop).map_err(|refusal| refusal.reason);
         let (expected, answer) = match number % 30 {
-            0 => (Ok(()), ask(ask_for(Right::Write, &self.file))),
-            1 => (Ok(()), ask(ask_for(Right::Append, &self.file))),
+            0 => (Ok(()), ask(ask_for(Access::WRITE, &self.file))),
+            1 => (Ok(()), ask(ask_for(Access::APPEND, &self.file))),
             3 => {
-                let created = ask(ask_for(Right::Create, &self.new));
+                let created = ask(ask_for(Access::CREATE_NEW, &self.new));
                 fs::remove_file(&self.new).unwrap();
                 (Ok(()), created)
             }
             4 => (Ok(()), ask(Ask::Scratch)),
-            6 => (Ok(()), ask(Ask::Listen("127.0.0.1:0".parse().unwrap()))),
+            6 => (Ok(()), ask(Ask::Listen(SocketType::Stream, Address::Ip("127.0.0.1:0".parse().unwrap())))),
             7 => (Ok(()), ask(Ask::Hello)),
-            2 | 20 => (Err(Reason::Failed), ask(ask_for(Right::Read, &self.absent))),
-            5 | 23 => (Err(Reason::Denied), ask(ask_for(Right::Read, Path::new("/etc/passwd")))),
-            8 => (Err(Reason::Kind), ask(ask_for(Right::Read, &self.directory))),
-            11 => (Err(Reason::Path), ask(ask_for(Right::Read, &self.long))),
-            14 => (Err(Reason::Path), ask(ask_for(Right::Read, Path::new("relative")))),
-            17 => (Err(Reason::Denied), ask(Ask::Listen("127.0.0.1:1".parse().unwrap()))),
-            26 => (Err(Reason::Denied), ask(Ask::Connect("127.0.0.1:1".parse().unwrap()))),
-            29 => (Err(Reason::Failed), ask(ask_for(Right::Create, &self.file))),
-            _ => (Ok(()), ask(ask_for(Right::Read, &self.file))),
+            2 | 20 => (Err(Reason::Failed), ask(ask_for(Access::READ, &self.absent))),
+            5 | 23 => (Err(Reason::Denied), ask(ask_for(Access::READ, Path::new("/etc/passwd")))),
+            8 => (Err(Reason::Kind), ask(ask_for(Access::READ, &self.directory))),
+            11 => (Err(Reason::Path), ask(ask_for(Access::READ, &self.long))),
+            14 => (Err(Reason::Path), ask(ask_for(Access::READ, Path::new("relative")))),
+            17 => {
+                (Err(Reason::Denied), ask(Ask::Listen(SocketType::Stream, Address::Ip("127.0.0.1:1".parse().unwrap()))))
+            }
+            26 => (
+                Err(Reason::Denied),
+                ask(Ask::Connect(SocketType::Stream, Address::Ip("127.0.0.1:1".parse().unwrap()))),
+            ),
+            29 => (Err(Reason::Failed), ask(ask_for(Access::CREATE_NEW, &self.file))),
+            _ => (Ok(()), ask(ask_for(Access::READ, &self.file))),
         };
         assert_eq!(answer, expected, "request {number}");
         *if expected.is_ok() { &mut tally.granted } else { &mut tally.refused } += 1;
@@ -125,8 +130,8 @@ impl Office {
     }
 }
 
-fn ask_for(right: Right, path: &Path) -> Ask<'_> {
-    Ask::File { right, path: path.as_os_str().as_encoded_bytes() }
+fn ask_for(access: Access, path: &Path) -> Ask<'_> {
+    Ask::Open { access, path: path.as_os_str().as_encoded_bytes() }
 }
 
 /// Requests that are counted.

@@ -1,21 +1,35 @@
 //! `[broker]` What was asked, what was answered, and why.
 
+mod json;
+mod object;
+#[cfg(feature = "tracing")]
+mod tracing;
+mod utc;
+
+pub use json::JsonLines;
+#[cfg(feature = "tracing")]
+pub use tracing::Tracing;
+
 use std::fmt;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Fault;
 use crate::open::Resolver;
 use crate::policy::{Info, Why};
 use crate::wire::{Ask, Refusal};
+use object::{Printable, Shown};
 
-/// Takes the records of a broker. Closures of `Fn(&Record)` do.
+/// Takes the records of a broker. Closures of `Fn(&Record)` do, and so does what is shared by an `Arc`. To write them,
+/// there is [`JsonLines`]; to pass them on to the daemon's other events, `Tracing` (feature `tracing`).
 pub trait Audit: Send + Sync {
     /// Takes one record, on the thread of the worker that it is about, which waits meanwhile.
     fn record(&self, record: &Record<'_>);
 
     /// How many records of requests one worker may cause a second; a second's worth may come at once. Those over it are
-    /// counted, and the count is told when there is room again ([`Event::Suppressed`]). `None`: every one is taken.
+    /// counted, and the count is told by one more record, before the next request that is recorded, or before the end
+    /// ([`Event::Suppressed`]). `None`: every one is taken. Asked once for each worker, at its start.
     fn records_per_second(&self) -> Option<NonZeroU32> {
         None
     }
@@ -24,6 +38,17 @@ pub trait Audit: Send + Sync {
 impl<F: Fn(&Record<'_>) + Send + Sync> Audit for F {
     fn record(&self, record: &Record<'_>) {
         self(record);
+    }
+}
+
+/// Shared, so that it can be asked as well.
+impl<A: Audit + ?Sized> Audit for Arc<A> {
+    fn record(&self, record: &Record<'_>) {
+        (**self).record(record);
+    }
+
+    fn records_per_second(&self) -> Option<NonZeroU32> {
+        (**self).records_per_second()
     }
 }
 
@@ -66,23 +91,25 @@ pub enum Event<'a> {
     End(&'a Result<(), Fault>),
 }
 
-/// One line of text, without control bytes from the worker.
+/// One line of text, without control bytes from the worker, and with at most 16 KiB of what it wrote.
 impl fmt::Display for Record<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.worker.escape_debug())?;
+        write!(f, "{}: ", Printable(self.worker))?;
         match &self.event {
             Event::Start(None) => write!(f, "start"),
             Event::Start(Some(resolver)) => write!(f, "start: names are resolved by {resolver}"),
-            Event::Request { ask, answer: Ok(()), .. } => write!(f, "{ask}: granted"),
-            Event::Request { ask, answer: Err(refusal), why: None, .. } => write!(f, "{ask}: not granted: {refusal}"),
+            Event::Request { ask, answer: Ok(()), .. } => write!(f, "{}: granted", Shown(ask)),
+            Event::Request { ask, answer: Err(refusal), why: None, .. } => {
+                write!(f, "{}: not granted: {refusal}", Shown(ask))
+            }
             Event::Request { ask, answer: Err(refusal), why: Some(why), rule, .. } => {
-                write!(f, "{ask}: not granted: {refusal}: {why}")?;
-                rule.map_or(Ok(()), |rule| write!(f, ": {rule}"))
+                write!(f, "{}: not granted: {refusal}: {why}", Shown(ask))?;
+                rule.map_or(Ok(()), |rule| write!(f, ": {}", Printable(rule)))
             }
             Event::UnknownVerb(verb) => write!(f, "verb 0x{verb:02x}: refused"),
             Event::Suppressed(records) => write!(f, "{records} more records were suppressed"),
             Event::End(Ok(())) => write!(f, "end: hung up"),
-            Event::End(Err(fault)) => write!(f, "end: {}", fault.to_string().escape_debug()),
+            Event::End(Err(fault)) => write!(f, "end: {}", Printable(fault)),
         }
     }
 }

@@ -90,8 +90,13 @@ impl Meter {
             meter.limits.requests_in_flight.is_some_and(|most| meter.replies >= most.get())
                 || (next > 0 && meter.descriptors + pending + next > meter.limits.descriptors_outstanding)
         };
-        // Asked only when it matters: the queue of who reads its replies is empty.
-        if too_many(self) && !channel.has_unread().unwrap_or(true) {
+        let half_way = |meter: &Self| {
+            meter.limits.requests_in_flight.is_some_and(|most| meter.replies.saturating_mul(2) >= most.get())
+                || 2 * (meter.descriptors + pending + next) > meter.limits.descriptors_outstanding
+        };
+        // Asked only when it matters, but not at the limit alone: the queue of who reads its replies is empty now and
+        // then, if perhaps not at that moment.
+        if half_way(self) && !channel.has_unread().unwrap_or(true) {
             (self.replies, self.descriptors) = (0, 0);
         }
         if too_many(self) { Err(Over) } else { Ok(()) }

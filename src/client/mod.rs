@@ -26,6 +26,7 @@ use nix::unistd::{dup2_stdin, pipe2};
 
 use crate::channel::{Channel, Kind, Packet, Wait};
 use crate::error::{ChannelError, ClientError};
+use crate::policy::Narrowing;
 use crate::wire::path::{self, PathError};
 use crate::wire::{
     Access, Address, Answer, Ask, Entries, MAX_BATCH, MAX_MESSAGE, MAX_REPLY, Reply, Request, Rights, SocketType, Stat,
@@ -101,6 +102,36 @@ impl Client {
     /// [`ClientError`]; it is no more to be had from this client then.
     pub fn hello(&self) -> Result<(), ClientError> {
         self.done(Ask::Hello)
+    }
+
+    /// Has less from now on: a worker that has read its configuration, or is about to look at what strangers sent, gives
+    /// up what it needs no more. There is no way back, and it counts for all threads that share this client. Descriptors
+    /// that were got before stay as they are.
+    ///
+    /// # Errors
+    /// As for [`read`](Self::read), with EPERM for one that asks for more than is held, after which nothing has changed;
+    /// and one that is too long for a message.
+    ///
+    /// ```
+    /// use fdbroker::policy::Narrowing;
+    /// use fdbroker::wire::Right;
+    ///
+    /// # use fdbroker::{Broker, Channel, Client, Policy, Rule};
+    /// # let (here, there) = Channel::pair()?;
+    /// # let policy = Policy::builder().allow(Rule::beneath("/etc").read()).build()?;
+    /// # let service = Broker::new().serve("worker", here, policy)?;
+    /// # let client = Client::new(there);
+    /// client.read("/etc/passwd")?;
+    /// client.narrow(&Narrowing::nothing().rights(Right::Read).paths(["/etc/services", "/etc/hosts"]))?;
+    /// assert!(client.read("/etc/passwd").is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn narrow(&self, narrowing: &Narrowing) -> Result<(), ClientError> {
+        let mut buffer = vec![0; MAX_MESSAGE];
+        let narrow = narrowing
+            .encode(&mut buffer)
+            .map_err(|_| ClientError::Channel { asked: "narrow".into(), source: ChannelError::TooLarge })?;
+        self.done(Ask::Narrow(narrow))
     }
 
     /// Opens an existing file for reading.
@@ -452,8 +483,8 @@ fn no_path(ask: Ask<'_>, source: PathError) -> ClientError {
 fn unix_address<'a>(address: &'a unix::SocketAddr, verb: &str) -> Result<Address<'a>, ClientError> {
     match (address.as_pathname(), address.as_abstract_name()) {
         (Some(path), _) => Ok(Address::Path(bytes(path, verb)?)),
-        (_, Some(name)) => Ok(Address::Abstract(name)),
-        // An unnamed address is nobody's.
+        (_, Some(name)) if !name.is_empty() => Ok(Address::Abstract(name)),
+        // An unnamed address is nobody's; nor can the wire say an abstract name without bytes.
         _ => Err(ClientError::Path { asked: format!("{verb} an unnamed address"), source: PathError::Empty }),
     }
 }

@@ -319,6 +319,7 @@ impl Building {
         let mut table = Table::default();
         for rule in rules.clone() {
             self.insert(&mut table, rule)?;
+            table.rights = table.rights.union(self.rights(rule));
         }
         for rule in rules {
             self.contradictions(&table, rule)?;
@@ -352,6 +353,17 @@ impl Building {
             Ok(()) => Ok(()),
             Err(Ok(first)) => Err(self.clash(number, first)),
             Err(Err(error)) => Err(error),
+        }
+    }
+
+    /// What the rule grants.
+    fn rights(&self, rule: u32) -> Rights {
+        match (&self.policy.rules[rule as usize].what, &self.written[rule as usize]) {
+            (What::Deny, _) => Rights::NONE,
+            (_, Written::File(rule)) => rule.rights,
+            (_, Written::Scratch(_)) => Right::Scratch.into(),
+            (_, Written::Socket(rule)) => rule.right.into(),
+            (_, Written::Service(rule)) => rule.rights.with(Right::Call),
         }
     }
 

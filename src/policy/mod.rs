@@ -8,9 +8,12 @@
 //! refused.
 
 mod build;
+mod held;
 mod info;
+mod kept;
 #[cfg(feature = "learn")]
 mod learn;
+mod narrowing;
 mod network;
 mod pattern;
 mod permit;
@@ -23,9 +26,11 @@ mod template;
 mod text;
 
 pub use build::{PhaseBuilder, PolicyBuilder};
+pub use held::NotHeld;
 pub use info::{Info, Place};
+pub use narrowing::Narrowing;
 pub use network::{Network, NetworkError, Ports, PortsError};
-pub(crate) use permit::{At, Endpoint, Grant, Hidden};
+pub(crate) use permit::{Answers, At, Endpoint, Grant, Hidden};
 pub use permit::{Denial, Permit, Why};
 pub(crate) use root::Root;
 pub use rule::{FileKind, FileRule, Rule, ScratchRule, ServiceRule, SocketRule};
@@ -377,9 +382,12 @@ impl<'p> Judge<'p> {
     }
 
     fn connect_name(&self, socket: SocketType, host: &'p [u8], port: u16) -> Result<Permit<'p>, Denial<'p>> {
-        let rule = self.table.host(socket, host, port).ok_or_else(|| self.denied(None, Why::NoRule))?;
+        let none = || self.denied(None, Why::NoRule);
+        let used = Use::of(Right::Connect, socket).ok_or_else(none)?;
+        let rule = self.table.host(socket, host, port).ok_or_else(none)?;
         match self.rule(rule) {
             Compiled { info, what: What::Socket(SocketTerms { options, answers, .. }) } => {
+                let answers = Answers { within: answers, table: self.table, used, kept: None };
                 Ok(Permit::new(info, Grant::ConnectName { socket, host, port, options, answers }))
             }
             _ => Err(self.denied(Some(rule), Why::Denied)),

@@ -47,7 +47,8 @@ impl Rule {
 
     /// Everything whose whole path the pattern matches: `*` stands for any bytes but a slash, also none; `?` for one
     /// byte but a slash; `**`, as a whole component, for any number of components, also none. Everything else stands
-    /// for itself. The directory before the first component with a wildcard is opened when the policy is built.
+    /// for itself. The directory before the first component with a wildcard is opened when the policy is built; where
+    /// `**` follows it to the end, the directory itself is matched as by [`beneath`](Self::beneath).
     #[must_use]
     #[track_caller]
     pub fn glob(pattern: impl Into<PathBuf>) -> FileRule {
@@ -87,6 +88,9 @@ impl Rule {
     }
 
     /// A UDP socket that is bound to exactly this address and port; port 0 as for [`listen`](Self::listen).
+    ///
+    /// Its holder receives from everybody, and sends to every address that it names: no rule limits those. In a worker
+    /// that [`Sandbox`](crate::Sandbox) started, sendto(2) with an address is refused, but sendmsg(2) with one is not.
     #[must_use]
     #[track_caller]
     pub fn bind(address: SocketAddr) -> SocketRule {
@@ -516,6 +520,9 @@ impl SocketRule {
     }
 
     /// UDP instead of TCP, for a rule about connected sockets.
+    ///
+    /// Who it is connected to is the default of a UDP socket, and whom it receives from, but no bound: its holder can send
+    /// elsewhere by sendmsg(2) with an address, in a sandbox too, as for [`Rule::bind`].
     pub fn udp(self) -> Self {
         self.socket_type(SocketType::Datagram)
     }
@@ -567,7 +574,7 @@ impl SocketRule {
     }
 
     /// Of what the host's name stands for, only addresses of these networks are connected to. Without, whoever answers
-    /// for the name chooses, and may choose an address inside.
+    /// for the name chooses, and may choose an address inside; but none that a rule denies.
     pub fn answers_within(mut self, networks: impl IntoIterator<Item = Network>) -> Self {
         self.answers.extend(networks);
         self

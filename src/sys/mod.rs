@@ -15,4 +15,6 @@ pub(crate) mod lock;
 pub(crate) mod lookup;
 pub(crate) mod platform;
 pub(crate) mod scm;
+#[cfg(target_os = "linux")]
+pub(crate) mod sigpipe;
 pub(crate) mod socket;
