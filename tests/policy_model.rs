@@ -12,6 +12,7 @@ use common::directory;
 use fdbroker::policy::Standing;
 use fdbroker::{Policy, PolicyError, Rule};
 use model::generate::{Choices, OwnedAsk, World};
+use model::less::Less;
 use model::matching::{components, glob_matches};
 use model::objection::Objection;
 use model::real::{phase_name, verdict};
@@ -68,8 +69,8 @@ impl Tally {
     }
 }
 
-/// 5,000 policies with 20 requests each, made in one life of a worker: what is granted is used up now and then, and the
-/// worker comes into later phases.
+/// 5,000 policies with 20 requests each, made in one life of a worker: what is granted is used up now and then, the
+/// worker comes into later phases, and is narrowed.
 #[test]
 fn random_policies_decide_as_the_model_does() {
     let (_keep, root) = directory();
@@ -91,6 +92,10 @@ fn random_policies_decide_as_the_model_does() {
             if let (Ok(permit), Ok(rules), true) = (decided, expected, choices.percent(50)) {
                 permit.rules().for_each(|rule| standing.use_up(rule));
                 model.use_up(&mut life, &rules);
+            }
+            if choices.percent(5) {
+                let less = Less::random(&mut choices, &model);
+                model.narrow(&mut life, &less, standing.narrow(&less.real()).is_ok());
             }
             if life.phase + 1 < model.phases && choices.percent(10) {
                 life.phase += 1;

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 pub mod generate;
+pub mod less;
 pub mod matching;
 pub mod objection;
 pub mod real;
@@ -15,6 +16,7 @@ use fdbroker::policy::Why;
 use fdbroker::wire::path::{self, PathError};
 use fdbroker::wire::{Access, Address, Ask, Reason, Right, Rights, SocketType};
 
+use less::Less;
 use matching::{access_needs, address_in, components, glob_matches, is_above, scope_fits};
 
 /// What one worker may have, as a list.
@@ -78,11 +80,13 @@ pub struct Life {
     pub phase: usize,
     /// By rule.
     pub used_up: Vec<bool>,
+    /// All narrowings.
+    pub less: Vec<Less>,
 }
 
 impl Life {
     pub fn new(model: &Model) -> Self {
-        Self { phase: 0, used_up: vec![false; model.rules.len()] }
+        Self { phase: 0, used_up: vec![false; model.rules.len()], less: Vec::new() }
     }
 }
 
@@ -111,7 +115,17 @@ impl Model {
         };
         match rules.iter().find(|rule| life.used_up[**rule as usize - 1]) {
             Some(rule) => Err(self.no(Some(*rule), Why::UsedUp)),
-            None => Ok(rules),
+            None if life.less.iter().all(|less| less.keeps(ask)) => Ok(rules),
+            None => Err(self.no(rules.first().copied(), Why::Narrowed)),
+        }
+    }
+
+    /// What narrowing does, if it `succeeded`. It has to be refused if something was narrowed away before.
+    pub fn narrow(&self, life: &mut Life, less: &Less, succeeded: bool) {
+        let held = life.less.iter().all(|earlier| less.is_within(earlier));
+        assert!(held || !succeeded, "narrowed to {less:?}, after {:?}", life.less);
+        if succeeded {
+            life.less.push(less.clone());
         }
     }
 
