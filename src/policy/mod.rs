@@ -269,7 +269,7 @@ impl<'p> Judge<'p> {
     fn stat(&self, path: &'p [u8]) -> Result<Permit<'p>, Denial<'p>> {
         let result = self.path(path, true, |at, _| Grant::Stat(at));
         match (&result, self.policy.leading.get(path)) {
-            (Err(Denial { why: Why::NoRule, .. }), Some(root))
+            (Err(Denial { why: Why::NoRule | Why::Lacks(_), .. }), Some(root))
                 if self.policy.stat_leading && self.table.leading.contains(path) =>
             {
                 Ok(Permit::without_rule(Grant::Stat(At { root, name: b".", way: Way::default() })))

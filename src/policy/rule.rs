@@ -339,8 +339,8 @@ impl FileRule {
         self.grant(Right::Rmdir)
     }
 
-    /// Allows giving objects of the kinds of this rule another name, in place of what had it. It is needed at both
-    /// ends. The object has the rights of its new place from then on. Directories are not renamed: what a rule denies
+    /// Allows giving objects of the kinds of this rule another name, in place of what had it, if that is of these kinds
+    /// too. It is needed at both ends. The object has the rights of its new place from then on. Directories are not renamed: what a rule denies
     /// inside would be denied no longer.
     pub fn rename(self) -> Self {
         self.grant(Right::Rename)
