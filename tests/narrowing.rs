@@ -379,6 +379,11 @@ fn n_02_more_than_is_held_is_refused() {
     ];
     let (service, client) = client_of(&broker(), world.policy());
     let samples = samples(&world);
+    // What no rule is about is refused who has narrowed nothing yet, and so is the rest of it.
+    let whole = allowed(service.standing(), &samples);
+    let also = Narrowing::nothing().services(["nobody's"]);
+    assert_eq!(service.narrow(&also), Err(NotHeld::Service("nobody's".into())));
+    assert_eq!(allowed(service.standing(), &samples), whole);
     client.narrow(&first).unwrap();
     let before = allowed(service.standing(), &samples);
     assert!(before.len() > 5, "{before:?}");
@@ -412,6 +417,9 @@ fn n_02_what_rules_are_about_is_held() {
         .deny(Rule::beneath(at("tree/sub/denied")))
         .allow(Rule::glob(at("glob/*/logs/*.log")).read())
         .allow(Rule::file(at("exact/file")).read())
+        .allow(Rule::listen_within(network("10.0.0.0/16"), 100..=200))
+        .allow(Rule::bind_within(network("10.0.0.0/16"), 300..=400))
+        .allow(Rule::connect_within(network("2001:db8::/32"), 1..=9).udp())
         .allow(Rule::connect_name("any.example", 443))
         .allow(Rule::connect_name("some.example", 80).answers_within([network("192.0.2.0/24")]))
         .deny(Rule::service("never"))
@@ -464,6 +472,26 @@ fn n_02_what_rules_are_about_is_held() {
     let connect = |text: &str, port: u16| held(None, Narrowing::new().connect([(network(text), port.into())]));
     assert!(connect("203.0.113.0/24", 443) && connect("192.0.2.7", 80));
     assert!(!connect("203.0.113.0/24", 80) && !connect("192.0.0.0/16", 80) && !connect("192.0.2.7", 81));
+    // All of a network and all of its ports, by one rule.
+    let networks = [
+        ("10.0.0.0/16", 100..=200, true),
+        ("10.0.128.0/17", 150..=150, true),
+        ("10.0.7.7/32", 300..=400, true),
+        ("10.0.0.0/15", 100..=200, false),
+        ("10.0.0.0/8", 100..=200, false),
+        ("10.1.0.0/16", 100..=200, false),
+        ("10.0.0.0/16", 99..=200, false),
+        ("10.0.0.0/16", 100..=201, false),
+        ("10.0.0.0/16", 100..=400, false),
+        ("10.0.0.0/16", 201..=299, false),
+        ("::/0", 100..=200, false),
+    ];
+    for (at, ports, expected) in networks {
+        let (named, ports) = (network(at), Ports::from(ports));
+        assert_eq!(held(None, Narrowing::new().listen([(named, ports)])), expected, "{at} ports {ports}");
+        assert!(!held(None, Narrowing::new().connect([(named, ports)])), "{at} is to listen on");
+    }
+    assert!(connect("2001:db8:1::/48", 9) && !connect("2001:db8::/31", 9) && !connect("2001:db8::/32", 10));
     for name in ["tree/../tree", "tree/", "tree//sub"] {
         let path = format!("{}/{name}", root.display());
         assert!(!held(None, Narrowing::new().paths([path])), "{name}: no plain path");
@@ -608,7 +636,8 @@ fn n_05_by_exact_name_in_its_own_kind() {
     let call = |service| Ask::Call { service, rights: Rights::NONE, bytes: b"" };
     let host = |host| Ask::ConnectName { socket: SocketType::Stream, host, port: 80 };
     let abstract_name = |name| Ask::Connect(SocketType::Stream, Address::Abstract(name));
-    let kinds: [(Narrowing, fn(&'static [u8]) -> Ask<'static>); 3] = [
+    type AskFor = fn(&'static [u8]) -> Ask<'static>;
+    let kinds: [(Narrowing, AskFor); 3] = [
         (Narrowing::new().services(["name"]), call),
         (Narrowing::new().hosts(["name"]), host),
         (Narrowing::new().abstract_names(["name"]), abstract_name),
@@ -694,7 +723,7 @@ fn n_07_once_is_once() {
     let (_service, client) = client_of(&broker, policy.clone());
     let answers = client.batch().read(&file).read(&file).send().unwrap();
     assert_eq!(answers.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false]);
-    // What has been narrowed away is not used up by asking.
+    // To ask what would be decided is not to have it.
     let standing = Standing::new(policy);
     let ask = Ask::Open { access: Access::READ, path: bytes(&file) };
     let rule = standing.decide(&ask).unwrap().rule().unwrap();
@@ -764,6 +793,37 @@ fn n_08_a_narrowing_holds_in_later_phases() {
     refused(client.narrow(&Narrowing::new().paths([world.at("a/file")])), NOT_HELD);
     service.enter_phase("end").unwrap();
     refused(client.narrow(&Narrowing::new().rights(Right::Read)), NOT_HELD);
+}
+
+/// Narrowed, a policy that only learns grants no more than what is kept; and as it grants everything, all is held.
+#[cfg(feature = "learn")]
+#[test]
+fn a_policy_that_learns_is_narrowed_as_well() {
+    let world = World::new();
+    let policy = Policy::builder().refuse_with(libc::ESRCH).learn().build().unwrap();
+    let (_service, client) = client(policy);
+    client.read(world.at("b/file")).unwrap();
+    client.narrow(&Narrowing::new().paths([world.at("a")]).rights(Right::Read)).unwrap();
+    client.read(world.at("a/file")).unwrap();
+    refused(client.read(world.at("b/file")), DENIED);
+    refused(client.write(world.at("a/file")), DENIED);
+    refused(client.narrow(&Narrowing::new().paths([world.at("b")])), NOT_HELD);
+}
+
+/// The directories above those that are kept are gone with the rest, although the policy tells about them.
+#[test]
+fn n_01_leading_directories_are_not_kept() {
+    let world = World::new();
+    let rules = Policy::builder().refuse_with(libc::ESRCH).stat_leading_directories();
+    let (_service, client) = client(rules.allow(Rule::file(world.at("a/file")).read()).build().unwrap());
+    client.stat(world.at("a")).unwrap();
+    // Held, by that option.
+    client.narrow(&Narrowing::new().rights([Right::Read, Right::Stat])).unwrap();
+    client.stat(world.at("a")).unwrap();
+    refused(client.narrow(&Narrowing::new().paths([world.at("a")])), NOT_HELD);
+    client.narrow(&Narrowing::new().paths([world.at("a/file")])).unwrap();
+    refused(client.stat(world.at("a")), DENIED);
+    client.read(world.at("a/file")).unwrap();
 }
 
 /// A worker that narrows is subject to the limits of all its requests.

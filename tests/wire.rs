@@ -511,7 +511,7 @@ proptest! {
     fn p_02_p_03_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..80), verb: u8, descriptors in 0..4u16) {
         one_form_only(&bytes, descriptors.into());
         let _ = (Stat::decode(&bytes), Entries::decode(&bytes).map(|entries| entries.iter().count()));
-        let known = [0x01, 0x10, 0x11, 0x12, 0x18, 0x20, 0x21, 0x22, 0x23, 0x30, 0x40, 0x80, 0x81, 0x82];
+        let known = [0x01, 0x02, 0x10, 0x11, 0x12, 0x18, 0x20, 0x21, 0x22, 0x23, 0x30, 0x40, 0x80, 0x81, 0x82];
         for verb in known.into_iter().chain([verb]) {
             one_form_only(&valid(verb, 1, 0, &bytes), 0);
             one_form_only(&valid(verb, 1, descriptors, &bytes), descriptors.into());

@@ -170,7 +170,6 @@ impl Client {
     }
 
     /// Every other way to open a file, in the manner of [`std::fs::OpenOptions`].
-    #[must_use]
     pub fn open_options(&self) -> OpenOptions<'_> {
         OpenOptions::new(self)
     }
@@ -379,7 +378,6 @@ impl Client {
     }
 
     /// Asks for many things in one message. See [`Batch`].
-    #[must_use]
     pub fn batch(&self) -> Batch<'_> {
         Batch::new(self)
     }
@@ -449,6 +447,9 @@ impl Client {
                 // The reply has been consumed, and its descriptors closed by the kernel.
                 *dead = false;
                 return Err(channel_error(error));
+            }
+            Err(ChannelError::TooManyDescriptors { .. }) => {
+                return Err(not_a_broker(ask, format_args!("more descriptors than the {budget} that are due at most")));
             }
             Err(error) => return Err(channel_error(error)),
         }

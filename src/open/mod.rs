@@ -24,7 +24,7 @@ use std::time::Instant;
 use libc::{S_IFCHR, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::stat::{Mode, fchmod, fstat, major, minor};
+use nix::sys::stat::{FileStat, Mode, fchmod, fstat, major, minor};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::unistd::ftruncate;
 
@@ -203,10 +203,10 @@ fn existing(at: At<'_>, access: Access, terms: &Terms) -> Result<OwnedFd, Refusa
     if !terms.kinds.contain(stat.st_mode) || own_terminal {
         return Err(NOT_OF_THE_KIND);
     }
-    let regular = stat.st_mode & S_IFMT == S_IFREG;
-    if terms.protect_hard_links && regular && stat.st_nlink > 1 {
+    if has_forbidden_links(terms, &stat) {
         return Err(NOT_OF_THE_KIND);
     }
+    let regular = stat.st_mode & S_IFMT == S_IFREG;
     let fd = fd.judged(stat.st_dev)?;
     // open(2) takes no notice of O_TRUNC where there is nothing to truncate, as in a device.
     if regular && access.contains(Access::TRUNCATE) {
@@ -217,6 +217,11 @@ fn existing(at: At<'_>, access: Access, terms: &Terms) -> Result<OwnedFd, Refusa
         fcntl(&fd, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK)).map_err(failed)?;
     }
     Ok(fd)
+}
+
+/// Whether it is a file of several names, where the rule wants none.
+fn has_forbidden_links(terms: &Terms, stat: &FileStat) -> bool {
+    terms.protect_hard_links && stat.st_mode & S_IFMT == S_IFREG && stat.st_nlink > 1
 }
 
 /// O_EXCL makes it a regular file that was not there before. The mode is set again because the broker's umask took

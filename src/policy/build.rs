@@ -64,7 +64,8 @@ impl PolicyBuilder {
         self
     }
 
-    /// Refuses everything that `rule` is about, whatever else allows it. The rule names no rights.
+    /// Refuses everything that `rule` is about, whatever else allows it. The rule names no rights. A rule about a
+    /// network is about what it names alone: to deny TCP connections leaves UDP as it was.
     #[must_use]
     pub fn deny(mut self, rule: impl Into<Rule>) -> Self {
         self.rules.push((rule.into(), Effect::Deny));

@@ -269,7 +269,7 @@ impl<'p> Judge<'p> {
     fn stat(&self, path: &'p [u8]) -> Result<Permit<'p>, Denial<'p>> {
         let result = self.path(path, true, |at, _| Grant::Stat(at));
         match (&result, self.policy.leading.get(path)) {
-            (Err(Denial { why: Why::NoRule, .. }), Some(root))
+            (Err(Denial { why: Why::NoRule | Why::Lacks(_), .. }), Some(root))
                 if self.policy.stat_leading && self.table.leading.contains(path) =>
             {
                 Ok(Permit::without_rule(Grant::Stat(At { root, name: b".", way: Way::default() })))
@@ -314,8 +314,8 @@ impl<'p> Judge<'p> {
                 if right == Right::Listen && !file.terms.listen.contain(socket) {
                     return Err(self.lacks(rule, socket));
                 }
-                let (to, mode) = (Endpoint::Path(at), file.terms.socket_mode);
-                Ok(Permit::new(&rule.info, Grant::Listen { socket, to, options: &SocketOptions::DEFAULT, mode }))
+                let (to, mode, options) = (Endpoint::Path(at), file.terms.socket_mode, &file.terms.socket);
+                Ok(Permit::new(&rule.info, Grant::Listen { socket, to, options, mode }))
             }
             _ => {
                 let (info, terms, to) = self.socket(right, socket, address)?;
@@ -331,8 +331,8 @@ impl<'p> Judge<'p> {
                 if !file.terms.connect.contain(socket) {
                     return Err(self.lacks(rule, socket));
                 }
-                let to = Endpoint::Path(at);
-                Ok(Permit::new(&rule.info, Grant::Connect { socket, to, options: &SocketOptions::DEFAULT }))
+                let (to, options) = (Endpoint::Path(at), &file.terms.socket);
+                Ok(Permit::new(&rule.info, Grant::Connect { socket, to, options }))
             }
             _ => {
                 let (info, terms, to) = self.socket(Right::Connect, socket, address)?;

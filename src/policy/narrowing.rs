@@ -73,7 +73,8 @@ impl Narrowing {
 
     /// Keeps these paths and everything beneath each, for every request about paths: of files, directories and UNIX
     /// sockets, both ends of a rename. Links are [followed](super::FileRule::follow_links_within) no longer, whichever
-    /// paths they are. For none, say `[""; 0]`.
+    /// paths they are; and the directories above are not told about any more, whatever
+    /// [the policy says of them](super::PolicyBuilder::stat_leading_directories). For none, say `[""; 0]`.
     ///
     /// Held is what is inside the directory of a rule for a tree, what a pattern can match or have beneath it, and
     /// exactly the path of a rule for one: the directory above that is more.

@@ -17,7 +17,7 @@ use crate::wire::path::PathError;
 use crate::wire::{Access, Refusal, Rights, SocketType};
 
 /// Says that the policy allows one thing, and on what terms. Only [`Policy::decide`] makes one, and
-/// [`open`](crate::open::open) takes nothing else.
+/// [`Opener`](crate::open::Opener) takes nothing else.
 #[derive(Debug)]
 #[must_use = "a permit does nothing until it is opened"]
 pub struct Permit<'p> {

@@ -127,6 +127,9 @@ impl Roots {
             return Err(unfit("it is a symbolic link, which no rule follows; name what it points to"));
         }
         let of_a_process = || is_number(name.as_bytes()) || is_of_a_process(&root).unwrap_or(true);
+        if again && is_procfs(&root).unwrap_or(true) {
+            return Err(unfit("a directory of /proc is not opened anew for each request: it is always the same"));
+        }
         if is_procfs(&root).unwrap_or(true) && of_a_process() {
             return Err(unfit(
                 "the directories of processes in /proc hold their memory and secrets, and /proc/self are the broker's",

@@ -96,6 +96,7 @@ use crate::wire::Rights;
 /// | `one-file-system` | `true`: [no other file system that is mounted inside](super::FileRule::one_file_system) | `false` |
 /// | `protect-hard-links` | `true`: [no file with a second name](super::FileRule::protect_hard_links) | `false` |
 /// | `reopen-root` | `true`: [the directory is opened for each request](super::FileRule::reopen_root) | `false` |
+/// | `nonblocking`, `backlog`, `timeout` | of UNIX sockets, as below | as below |
 /// | `once` | `true`: each worker is granted it one time | `false` |
 ///
 /// # Keys of sockets
@@ -187,13 +188,14 @@ impl PolicyFile {
         if let Some(Refusal(errno)) = self.text.refuse_with {
             builder = builder.refuse_with(errno);
         }
-        let options: [(bool, fn(PolicyBuilder) -> PolicyBuilder); 3] = [
-            (self.text.stat_leading_directories, PolicyBuilder::stat_leading_directories),
-            (self.text.mkdir_says_exists, PolicyBuilder::mkdir_says_exists),
-            (self.text.worker_is_confined, PolicyBuilder::worker_is_confined),
-        ];
-        for (_, option) in options.into_iter().filter(|(said, _)| *said) {
-            builder = option(builder);
+        if self.text.stat_leading_directories {
+            builder = builder.stat_leading_directories();
+        }
+        if self.text.mkdir_says_exists {
+            builder = builder.mkdir_says_exists();
+        }
+        if self.text.worker_is_confined {
+            builder = builder.worker_is_confined();
         }
         let mut rules = Vec::with_capacity(self.places.len());
         for (Entry { phase, denies, rule, .. }, place) in self.text.entries().zip(&self.places) {

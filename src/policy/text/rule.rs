@@ -94,6 +94,9 @@ const FILE: &[&str] = &[
     "one-file-system",
     "protect-hard-links",
     "reopen-root",
+    "nonblocking",
+    "backlog",
+    "timeout",
     "once",
 ];
 
@@ -110,6 +113,9 @@ const TREE: &[&str] = &[
     "one-file-system",
     "protect-hard-links",
     "reopen-root",
+    "nonblocking",
+    "backlog",
+    "timeout",
     "once",
 ];
 
@@ -135,6 +141,9 @@ impl Wrong {
 
 /// What makes a path of a name that may have templates in it.
 pub(super) type Expand<'a> = &'a dyn Fn(&'static str, &Name) -> Result<PathBuf, Wrong>;
+
+/// What sets an option of a rule.
+type Set<T> = fn(T) -> T;
 
 impl RuleText {
     /// The rule that this makes.
@@ -244,8 +253,9 @@ impl RuleText {
         }
         let socket_mode = needed(self.socket_mode, "socket-mode", rights, &[Right::Listen, Right::Bind], MODE)?;
         rule = self.unix(rule, rights, socket_mode.map_or(0, |Mode(mode)| mode))?;
+        rule = self.unix_options(rule, rights)?;
         rule = rule.kinds(self.kinds.iter().flat_map(|list| &list.0).map(|kind| kind.0));
-        let options: [(_, fn(FileRule) -> FileRule); 5] = [
+        let options: [(_, Set<FileRule>); 5] = [
             (self.follow_links_within, FileRule::follow_links_within),
             (self.one_file_system, FileRule::one_file_system),
             (self.protect_hard_links, FileRule::protect_hard_links),
@@ -288,6 +298,29 @@ impl RuleText {
         Ok(if rights.contains(Right::Bind) { rule.bind(mode) } else { rule })
     }
 
+    fn unix_options(&self, mut rule: FileRule, rights: Rights) -> Result<FileRule, Wrong> {
+        const LISTEN: &[Right] = &[Right::Listen];
+        const CONNECT: &[Right] = &[Right::Connect];
+        const ANY: [Right; 3] = [Right::Listen, Right::Bind, Right::Connect];
+        let without = |key, of: &[Right]| match of.iter().any(|right| rights.contains(*right)) {
+            true => Ok(()),
+            false => Err(Wrong::at(key, "it is about sockets, and the rule grants none that it is for")),
+        };
+        if let Some(Connections(connections)) = self.backlog {
+            without("backlog", LISTEN)?;
+            rule = rule.backlog(connections);
+        }
+        if let Some(Seconds(time)) = self.timeout {
+            without("timeout", CONNECT)?;
+            rule = rule.timeout(time);
+        }
+        if self.nonblocking == Some(true) {
+            without("nonblocking", &ANY)?;
+            rule = rule.nonblocking();
+        }
+        Ok(rule)
+    }
+
     fn ip(
         &self,
         at: Address,
@@ -328,7 +361,7 @@ impl RuleText {
             rule = rule.timeout(time);
         }
         rule = rule.answers_within(self.answers_within.iter().flat_map(|list| &list.0).map(|network| network.0));
-        let options: [(_, fn(SocketRule) -> SocketRule); 4] = [
+        let options: [(_, Set<SocketRule>); 4] = [
             (self.reuse_port, SocketRule::reuse_port),
             (self.dual_stack, SocketRule::dual_stack),
             (self.nonblocking, SocketRule::nonblocking),
