@@ -7,6 +7,7 @@ mod common;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use common::directory;
@@ -438,4 +439,56 @@ fn m_13_patterns_and_denials_are_of_bytes() {
         let ask = Ask::Open { access: Access::READ, path: bytes(&path) };
         assert_eq!(policy.decide(&ask).is_ok(), allowed, "{}", file.escape_ascii());
     }
+}
+
+/// M-06: a denial cannot be led around by another name of the same place: where links in a rule's own path, or in the
+/// denial's, make two names of it, the policy is not built, and both places are named. Where both write the same name,
+/// or have nothing to do with one another, it is.
+#[test]
+fn m_06_links_in_a_rules_own_path_lead_around_no_denial() {
+    let (_keep, root) = directory();
+    fs::create_dir_all(root.join("real/secret")).unwrap();
+    fs::create_dir_all(root.join("real/open")).unwrap();
+    fs::create_dir(root.join("else")).unwrap();
+    symlink("real", root.join("link")).unwrap();
+    let at = |name: &str| root.join(name);
+    let build = |allow: Rule, deny: Rule| Policy::builder().deny(deny).allow(allow).build();
+    type Pair = (Rule, Rule);
+    let around: [Pair; 9] = [
+        (Rule::beneath(at("link")).read().into(), Rule::beneath(at("real/secret")).into()),
+        (Rule::beneath(at("real")).read().into(), Rule::beneath(at("link/secret")).into()),
+        (Rule::beneath(at("link")).read().into(), Rule::file(at("real/key")).into()),
+        (Rule::beneath(at("link")).read().into(), Rule::beneath(at("real/absent/deep")).into()),
+        (Rule::beneath(at("link")).read().into(), Rule::glob(at("real/*.key")).into()),
+        (Rule::beneath(at("link")).read().into(), Rule::glob(at("r*/*.key")).into()),
+        (Rule::file(at("link/key")).read().into(), Rule::file(at("real/key")).into()),
+        (Rule::file(at("link/secret/key")).read().into(), Rule::beneath(at("real/secret")).into()),
+        (Rule::glob(at("link/*/key")).read().into(), Rule::beneath(at("real/secret")).into()),
+    ];
+    for (allow, deny) in around {
+        let text = format!("{allow:?} {deny:?}");
+        match build(allow.clone(), deny.clone()).unwrap_err() {
+            PolicyError::Contradiction { place, other, .. } => {
+                assert_eq!((&place, &other), (allow.place(), deny.place()), "{text}");
+            }
+            error => panic!("{text}: {error}"),
+        }
+    }
+    let apart: [Pair; 6] = [
+        (Rule::beneath(at("link")).read().into(), Rule::beneath(at("link/secret")).into()),
+        (Rule::beneath(at("link")).read().into(), Rule::glob(at("link/*.key")).into()),
+        (Rule::beneath(at("link")).read().into(), Rule::file(at("link/absent/key")).into()),
+        (Rule::beneath(at("link/open")).read().into(), Rule::beneath(at("real/secret")).into()),
+        (Rule::beneath(at("link")).read().into(), Rule::beneath(at("else")).into()),
+        (Rule::file(at("link/a")).read().into(), Rule::file(at("real/b")).into()),
+    ];
+    for (allow, deny) in apart {
+        let text = format!("{allow:?} {deny:?}");
+        build(allow, deny).unwrap_or_else(|error| panic!("{text}: {error}"));
+    }
+    // And what is denied by the name that both write is.
+    let policy = build(Rule::beneath(at("link")).read().into(), Rule::beneath(at("link/secret")).into()).unwrap();
+    let path = at("link/secret/key");
+    let ask = Ask::Open { access: Access::READ, path: path.as_os_str().as_bytes() };
+    assert_eq!(policy.decide(&ask).unwrap_err().why(), Why::Denied);
 }
