@@ -258,7 +258,7 @@ fn u_01_start_and_end_are_one_record_each() {
     };
     assert_eq!(records(&|_, _| {}), "end: Ok(())");
     assert_eq!(records(&|service, _| service.stop()), "end: Ok(())");
-    let garbage = records(&|_, raw| drop(raw.send_bytes(b"garbage").unwrap()));
+    let garbage = records(&|_, raw| assert_eq!(raw.send_bytes(b"garbage"), Ok(7)));
     assert_eq!(garbage, "end: Err(Malformed(Short(7)))");
     assert_eq!(kept.seen()[0].line, format!("raw: start: names are resolved by {resolver}"));
     assert_eq!(kept.seen().last().unwrap().line, "raw: end: malformed: 7 bytes are fewer than the header's 20");
@@ -271,7 +271,7 @@ fn u_01_start_and_end_are_one_record_each() {
     assert_eq!(kept.what().split_off(9), ["start: none", "end: Ok(())"]);
 }
 
-/// A message with another verb, which has the same place in requests and in items of batches.
+/// Puts another verb at its place in a message: 3 in the header, the first of an item.
 fn with_verb(bytes: &mut [u8], at: usize, verb: u8) {
     bytes[at] = verb;
 }
@@ -665,10 +665,17 @@ fn flood(raw: &mut Raw, hundreds: usize) {
             continue;
         }
         for _ in 0..10 {
-            (0..10).for_each(|_| drop(raw.send(DENIED)));
-            (0..10).for_each(|_| drop(raw.reply().unwrap().answer.unwrap_err()));
+            let ids = [(); 10].map(|()| raw.send(DENIED));
+            ids.into_iter().for_each(|id| assert_eq!(refused(raw, id), libc::EACCES));
         }
     }
+}
+
+/// The errno of the next reply, which is to this request.
+fn refused(raw: &mut Raw, id: u64) -> i32 {
+    let reply = raw.reply().unwrap();
+    assert_eq!(reply.id, id);
+    reply.answer.unwrap_err().errno
 }
 
 /// U-02: a flood of denials makes no more records than the audit takes, those that are not made are counted to the last
@@ -686,7 +693,7 @@ fn u_02_a_flood_is_bounded_and_counted() {
     let (theirs, ours) = pair();
     let other_service = broker.serve("other", theirs, nothing()).unwrap();
     let mut other = Raw::new(ours);
-    (0..RATE).for_each(|_| drop(other.ask(DENIED).unwrap_err()));
+    (0..RATE).for_each(|_| assert_eq!(other.ask(DENIED).unwrap_err().errno, libc::EACCES));
     drop(other);
     ended(other_service).unwrap();
     flood(&mut raw, HUNDREDS);
@@ -742,8 +749,8 @@ fn u_02_the_order_is_that_of_the_requests() {
     let (service, mut raw) = raw_of(&Broker::new().audit_to(kept.clone()), nothing());
     let names: Vec<String> = (0..600).map(|number| format!("/{}", number * 7919 % 1009)).collect();
     for names in names.chunks(20) {
-        names.iter().for_each(|name| drop(raw.send(Ask::Stat(name.as_bytes()))));
-        names.iter().for_each(|_| drop(raw.reply().unwrap()));
+        let ids: Vec<u64> = names.iter().map(|name| raw.send(Ask::Stat(name.as_bytes()))).collect();
+        ids.into_iter().for_each(|id| assert_eq!(refused(&mut raw, id), libc::EACCES));
     }
     drop(raw);
     ended(service).unwrap();
@@ -1018,7 +1025,7 @@ mod tracing_events {
         with_verb(&mut unknown, 3, 0x7f);
         raw.send_bytes(&unknown[..len]).unwrap();
         raw.reply().unwrap().answer.unwrap_err();
-        (0..200).for_each(|_| drop(raw.ask(DENIED).unwrap_err()));
+        (0..200).for_each(|_| assert_eq!(raw.ask(DENIED).unwrap_err().errno, libc::EACCES));
         raw.send_bytes(b"garbage").unwrap();
         ended(service).unwrap_err();
 

@@ -5,8 +5,8 @@ use std::ptr;
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 
-/// Runs `write`. If it fails, a SIGPIPE that came of it is taken back: it would end the process, unless that ignores it,
-/// as Rust's runtime does for programs with a Rust `main`. Two system calls where all goes well.
+/// Runs `write`. If it fails, a SIGPIPE that came of it is taken back: it would end the process, unless that ignores
+/// it, as Rust's runtime does for programs with a Rust `main`. Two system calls where all goes well.
 pub(crate) fn without_sigpipe<T>(write: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     let mut held = Held::back();
     let written = write();
