@@ -76,6 +76,8 @@ pub use error::{ClientError, Fault, LockdownError, PolicyError, SpawnError, Spli
 pub use open::Resolver;
 #[cfg(target_os = "linux")]
 pub use policy::{Policy, Rule};
+#[cfg(all(target_os = "linux", feature = "policy-file"))]
+pub use policy::{PolicyFile, TextError};
 #[cfg(target_os = "linux")]
 pub use sandbox::{Enforced, Layer, Sandbox, Step, Worker, lockdown};
 #[cfg(target_os = "linux")]

@@ -84,6 +84,10 @@ pub enum PolicyError {
     /// Two phases have one name, or a phase has none.
     #[error("phase \"{0}\": each phase has a name of its own")]
     Phase(String),
+    /// The text of the policy is not right.
+    #[cfg(feature = "policy-file")]
+    #[error(transparent)]
+    Text(#[from] crate::policy::TextError),
 }
 
 /// Why the worker did not get what it asked for.

@@ -415,7 +415,8 @@ impl Building {
         else {
             return Ok(());
         };
-        let place = rule.place.clone();
+        // Not that of `rule`, which is where the rule was made.
+        let place = self.place(number).clone();
         let path = match Pattern::new(bytes(&rule.path)) {
             Ok(pattern) if rule.scope == Scope::Glob => pattern.directory,
             _ => bytes(&rule.path).into(),

@@ -18,6 +18,9 @@ mod root;
 mod rule;
 mod standing;
 mod table;
+mod template;
+#[cfg(feature = "policy-file")]
+mod text;
 
 pub use build::{PhaseBuilder, PolicyBuilder};
 pub use info::{Info, Place};
@@ -28,6 +31,9 @@ pub(crate) use root::Root;
 pub use rule::{FileKind, FileRule, Rule, ScratchRule, ServiceRule, SocketRule};
 pub(crate) use rule::{SocketOptions, Terms};
 pub use standing::{NoSuchPhase, Standing};
+pub use template::{TemplateError, Values, expand};
+#[cfg(feature = "policy-file")]
+pub use text::{PolicyFile, TextError, WrittenRule};
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};

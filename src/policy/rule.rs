@@ -152,8 +152,9 @@ impl Rule {
     }
 
     /// The rule stands elsewhere than where it was made, as in a file that was read.
+    #[cfg(feature = "policy-file")]
     #[must_use]
-    pub(crate) fn placed(mut self, place: Place) -> Self {
+    pub(super) fn placed(mut self, place: Place) -> Self {
         self.place = place;
         self
     }
