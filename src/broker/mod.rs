@@ -7,6 +7,8 @@ mod limits;
 
 #[cfg(feature = "tracing")]
 pub use audit::Tracing;
+#[cfg(feature = "cli")]
+pub(crate) use audit::{Escaped, Printable, Shown};
 pub use audit::{Audit, Event, JsonLines, Record};
 pub use call::{Call, Gift};
 pub use limits::Limits;

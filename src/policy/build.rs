@@ -22,8 +22,8 @@ use crate::wire::{ABSTRACT_MAX, Right, Rights, SocketType};
 /// Collects rules; [`build`](Self::build) checks them and opens their directories.
 #[derive(Debug, Clone)]
 pub struct PolicyBuilder {
-    rules: Rules,
-    phases: Vec<(String, Rules)>,
+    pub(super) rules: Rules,
+    pub(super) phases: Vec<(String, Rules)>,
     refuse_with: i32,
     stat_leading: bool,
     mkdir_says_exists: bool,
@@ -33,10 +33,10 @@ pub struct PolicyBuilder {
 }
 
 /// Rules as they were given: what they say, and whether they allow or deny it.
-type Rules = Vec<(Rule, Effect)>;
+pub(super) type Rules = Vec<(Rule, Effect)>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Effect {
+pub(super) enum Effect {
     Allow,
     Deny,
 }
@@ -558,7 +558,7 @@ fn path_of(bytes: &[u8]) -> PathBuf {
 }
 
 /// The object of a rule, and what is granted, in words.
-fn describe(written: &Written) -> String {
+pub(super) fn describe(written: &Written) -> String {
     match written {
         Written::File(rule) => {
             let scope = match rule.scope {

@@ -9,8 +9,14 @@
 
 mod build;
 mod info;
+#[cfg(feature = "cli")]
+pub(crate) mod inspect;
 #[cfg(feature = "learn")]
 mod learn;
+#[cfg(all(feature = "learn", feature = "policy-file"))]
+mod learned;
+#[cfg(any(feature = "cli", all(feature = "learn", feature = "policy-file")))]
+mod lines;
 mod network;
 mod pattern;
 mod permit;
@@ -24,6 +30,10 @@ mod text;
 
 pub use build::{PhaseBuilder, PolicyBuilder};
 pub use info::{Info, Place};
+#[cfg(all(feature = "learn", feature = "policy-file"))]
+pub use learned::Learned;
+#[cfg(feature = "cli")]
+pub(crate) use lines::lines;
 pub use network::{Network, NetworkError, Ports, PortsError};
 pub(crate) use permit::{At, Endpoint, Grant, Hidden};
 pub use permit::{Denial, Permit, Why};
@@ -34,6 +44,8 @@ pub use standing::{NoSuchPhase, Standing};
 pub use template::{TemplateError, Values, expand};
 #[cfg(feature = "policy-file")]
 pub use text::{PolicyFile, TextError, WrittenRule};
+#[cfg(feature = "cli")]
+pub(crate) use text::unescaped;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
