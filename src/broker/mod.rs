@@ -7,9 +7,9 @@ mod limits;
 
 #[cfg(feature = "tracing")]
 pub use audit::Tracing;
+pub use audit::{Audit, Event, JsonLines, Record};
 #[cfg(feature = "cli")]
 pub(crate) use audit::{Escaped, Printable, Shown};
-pub use audit::{Audit, Event, JsonLines, Record};
 pub use call::{Call, Gift};
 pub use limits::Limits;
 

@@ -36,11 +36,14 @@ use crate::policy::inspect::Given;
 ///
 /// Exit status: 0 if the policy loads, 1 if there are warnings and --deny-warnings is given, 2 if it does not load.
 #[derive(Debug, clap::Args)]
-#[command(verbatim_doc_comment, after_help = "\
+#[command(
+    verbatim_doc_comment,
+    after_help = "\
 Examples:
   fdbroker check policy.toml
   fdbroker check --deny-warnings --worker-uid www-data policy.toml
-  fdbroker check --json --set user=alice policy.toml")]
+  fdbroker check --json --set user=alice policy.toml"
+)]
 pub(super) struct Check {
     /// Writes one JSON document
     #[arg(long)]

@@ -163,12 +163,7 @@ fn others(builder: &PolicyBuilder, ask: &Ask<'_>, verdict: &Verdict) -> Result<V
     Ok(others)
 }
 
-fn people(
-    ask: &Ask<'_>,
-    verdict: &Verdict,
-    others: &[(Told, Option<String>)],
-    advice: Option<&Advice>,
-) -> String {
+fn people(ask: &Ask<'_>, verdict: &Verdict, others: &[(Told, Option<String>)], advice: Option<&Advice>) -> String {
     let paint = Paint::of(&io::stdout());
     let outcome = if verdict.allowed { paint.good("allowed") } else { paint.wrong("refused") };
     let mut lines = vec![format!("{outcome}  {}", Shown(ask))];

@@ -63,7 +63,8 @@ impl Learn {
         output.write_all(text.as_bytes()).and_then(|()| output.sync_all()).map_err(failed)?;
         let file = learned.policy_file()?;
         let rules = file.rules().count();
-        let note = format!("{rules} rules are written to {}: a draft, to be read before it is used", self.output.display());
+        let note =
+            format!("{rules} rules are written to {}: a draft, to be read before it is used", self.output.display());
         let _ = writeln!(io::stderr(), "fdbroker: {note}");
         if let Err(error) = file.builder(&crate::policy::Values::new())?.build() {
             let _ = writeln!(io::stderr(), "fdbroker: as it stands it does not load: {error}");

@@ -149,7 +149,7 @@ fn socket(verb: &str, about: &[&[u8]]) -> Result<Asked, Failure> {
             let text = std::str::from_utf8(object).map_err(|_| wrong())?;
             match (text.parse(), text.rsplit_once(':')) {
                 (Ok(address), _) => At::Ip(address),
-                (_, Some((host, port))) if verb == "connect" && !host.is_empty() => {
+                (_, Some((host, port))) if verb == "connect" && !host.is_empty() && !host.contains(':') => {
                     let port = port.parse().map_err(|_| wrong())?;
                     return Ok(Asked::ConnectName(socket, host.into(), port));
                 }

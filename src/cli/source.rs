@@ -64,7 +64,9 @@ impl Set {
             let bytes = said.as_bytes();
             let equals = bytes.iter().position(|byte| *byte == b'=').ok_or_else(wrong)?;
             let name = std::str::from_utf8(&bytes[..equals]).map_err(|_| wrong())?;
-            values.with(name, OsStr::from_bytes(&bytes[equals + 1..])).map_err(|error| Failure(format!("--set: {error}")))
+            values
+                .with(name, OsStr::from_bytes(&bytes[equals + 1..]))
+                .map_err(|error| Failure(format!("--set: {error}")))
         })
     }
 }

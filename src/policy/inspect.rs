@@ -81,7 +81,6 @@ impl<'b> Given<'b> {
         &self.rule.place
     }
 
-
     /// What it is about, as `beneath /srv/www`.
     pub(crate) fn object(&self) -> String {
         let bare = match &self.rule.written {

@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::{self, Metadata};
-use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -135,14 +134,14 @@ impl State {
             }
             Ask::Bind(Address::Path(path)) => drop(self.file(path, needs, by_rule)),
             Ask::Scratch => self.other(Rule::scratch(std::env::temp_dir())),
-            Ask::Listen(_, Address::Ip(address)) => self.other(Rule::listen(plain(address))),
+            Ask::Listen(_, Address::Ip(address)) => self.other(Rule::listen(address)),
             Ask::Listen(socket, Address::Abstract(name)) => {
                 self.other(Rule::listen_abstract(name).socket_type(socket));
             }
-            Ask::Bind(Address::Ip(address)) => self.other(Rule::bind(plain(address))),
+            Ask::Bind(Address::Ip(address)) => self.other(Rule::bind(address)),
             Ask::Bind(Address::Abstract(name)) => self.other(Rule::bind_abstract(name)),
             Ask::Connect(socket, Address::Ip(address)) => {
-                self.other(Rule::connect(plain(address)).socket_type(socket));
+                self.other(Rule::connect(address).socket_type(socket));
             }
             Ask::Connect(socket, Address::Abstract(name)) => {
                 self.other(Rule::connect_abstract(name).socket_type(socket));
@@ -221,9 +220,7 @@ impl State {
         let path = Path::new(OsStr::from_bytes(path));
         let mut above: Vec<&Path> = path.ancestors().skip(1).collect();
         above.reverse();
-        let absent = |directory: &&&Path| {
-            self.made.contains(directory.as_os_str().as_bytes()) || !directory.is_dir()
-        };
+        let absent = |directory: &&&Path| self.made.contains(directory.as_os_str().as_bytes()) || !directory.is_dir();
         let first = above.iter().find(absent)?;
         let parent = first.parent().filter(|parent| *parent != Path::new("/"))?;
         let mut pattern = first.as_os_str().to_owned();
@@ -276,10 +273,4 @@ fn kind(path: &[u8]) -> Option<FileKind> {
 
 fn metadata(path: &[u8]) -> Option<Metadata> {
     fs::symlink_metadata(OsStr::from_bytes(path)).ok()
-}
-
-/// As rules name it: an IPv4 address in IPv6 form is the IPv4 address.
-fn plain(address: SocketAddr) -> SocketAddr {
-    let ip = address.ip().to_canonical();
-    if ip == address.ip() { address } else { SocketAddr::new(ip, address.port()) }
 }

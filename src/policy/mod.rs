@@ -42,10 +42,10 @@ pub use rule::{FileKind, FileRule, Rule, ScratchRule, ServiceRule, SocketRule};
 pub(crate) use rule::{SocketOptions, Terms};
 pub use standing::{NoSuchPhase, Standing};
 pub use template::{TemplateError, Values, expand};
-#[cfg(feature = "policy-file")]
-pub use text::{PolicyFile, TextError, WrittenRule};
 #[cfg(feature = "cli")]
 pub(crate) use text::unescaped;
+#[cfg(feature = "policy-file")]
+pub use text::{PolicyFile, TextError, WrittenRule};
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};

@@ -129,5 +129,7 @@ fn meet(one: Given<'_>, other: Given<'_>) -> bool {
 /// Hosts, names and services are told apart by rights only: whether their ports meet is not looked at.
 fn host_like(one: Given<'_>, other: Given<'_>) -> bool {
     let rights: Rights = one.rights().union(other.rights());
-    one.denies != other.denies && !rights.is_empty() && one.object().split(' ').nth(2) == other.object().split(' ').nth(2)
+    one.denies != other.denies
+        && !rights.is_empty()
+        && one.object().split(' ').nth(2) == other.object().split(' ').nth(2)
 }

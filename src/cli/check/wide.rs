@@ -22,7 +22,9 @@ pub(super) fn warnings(given: Given<'_>) -> Vec<Warning> {
     }
     if let Some((right, network, ports)) = given.network() {
         if network.prefix_len() == 0 {
-            let what = format!("{right} within {network} ports {ports}: that is every address, those of this machine and of the inner network among them");
+            let what = format!(
+                "{right} within {network} ports {ports}: that is every address, those of this machine and of the inner network among them"
+            );
             warnings.push(Warning::new("too-wide", given, what));
         }
     }

@@ -42,7 +42,8 @@ impl Worker {
         };
         let mut warnings = Vec::new();
         if let Some(who) = directory.metadata().ok().and_then(|metadata| self.who(&metadata)) {
-            let mut text = format!("{} can be written to by {who}, who can put there what others own", directory.display());
+            let mut text =
+                format!("{} can be written to by {who}, who can put there what others own", directory.display());
             if !hard_links {
                 text += ", by a hard link: protect-hard-links refuses those";
             }

@@ -69,6 +69,11 @@ impl Advice {
                     self.steps.push(Step::Remove { number: changed.original(rule.number), what: rule.text.clone() });
                     changed.remove(rule.number);
                 }
+                (Some(Why::NoRule), _) if mapped(ask) => {
+                    return Ok(Err(
+                        "it is an IPv4 address in IPv6 form, which is in no rule: ask for the IPv4 address".into(),
+                    ));
+                }
                 (Some(Why::NoRule), _) => {
                     let Some(new) = new_rule(ask) else { return Ok(Err(verdict.because())) };
                     self.add(changed, &new, None)?;
@@ -197,8 +202,11 @@ enum Widened {
 /// The rule that decides, such that it grants what is asked.
 fn widened(given: Given<'_>, why: Why, ask: &Ask<'_>) -> Option<Widened> {
     let needs = ask.needs().ok()?;
-    let exact = given.file().is_none_or(|file| file.scope() == FileScope::Exact);
-    let at = if exact { None } else { path(ask).map(|path| Path::new(OsStr::from_bytes(path))) };
+    let path = path(ask).map(|path| Path::new(OsStr::from_bytes(path)));
+    // A rule for one object needs the directory that holds it; where that is not there, the wider rule has to do.
+    let loads = path.and_then(Path::parent).is_some_and(Path::is_dir);
+    let exact = given.file().is_none_or(|file| file.scope() == FileScope::Exact) || !loads;
+    let at = if exact { None } else { path };
     let mut rule = given.granting(needs, at)?;
     let socket = match (ask, why) {
         (Ask::Listen(socket, _) | Ask::Connect(socket, _), _) => Some(*socket),
@@ -224,9 +232,9 @@ fn new_rule(ask: &Ask<'_>) -> Option<Rule> {
     let socket = |rule: crate::policy::SocketRule, socket: SocketType| Some(rule.socket_type(socket).into());
     match *ask {
         Ask::Scratch => Some(Rule::scratch(std::env::temp_dir()).into()),
-        Ask::Listen(kind, Address::Ip(address)) => socket(Rule::listen(plain(address)), kind),
-        Ask::Bind(Address::Ip(address)) => Some(Rule::bind(plain(address)).into()),
-        Ask::Connect(kind, Address::Ip(address)) => socket(Rule::connect(plain(address)), kind),
+        Ask::Listen(kind, Address::Ip(address)) => socket(Rule::listen(address), kind),
+        Ask::Bind(Address::Ip(address)) => Some(Rule::bind(address).into()),
+        Ask::Connect(kind, Address::Ip(address)) => socket(Rule::connect(address), kind),
         Ask::Listen(kind, Address::Abstract(name)) => socket(Rule::listen_abstract(name), kind),
         Ask::Bind(Address::Abstract(name)) => Some(Rule::bind_abstract(name).into()),
         Ask::Connect(kind, Address::Abstract(name)) => socket(Rule::connect_abstract(name), kind),
@@ -240,10 +248,13 @@ fn new_rule(ask: &Ask<'_>) -> Option<Rule> {
     }
 }
 
-/// An IPv4 address in IPv6 form is judged as the IPv4 address.
-fn plain(address: std::net::SocketAddr) -> std::net::SocketAddr {
-    let ip = address.ip().to_canonical();
-    if ip == address.ip() { address } else { std::net::SocketAddr::new(ip, address.port()) }
+fn mapped(ask: &Ask<'_>) -> bool {
+    match ask {
+        Ask::Listen(_, Address::Ip(address))
+        | Ask::Bind(Address::Ip(address))
+        | Ask::Connect(_, Address::Ip(address)) => address.ip().to_canonical() != address.ip(),
+        _ => false,
+    }
 }
 
 /// The path that it is about; of a renaming in parts, both are the same.

@@ -128,7 +128,8 @@ impl FileText {
     pub(super) fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
         let phases = self.phase.0.iter().enumerate().map(|(n, phase)| (Some(n), &phase.allow, &phase.deny));
         std::iter::once((None, &self.allow, &self.deny)).chain(phases).flat_map(|(phase, allow, deny)| {
-            let allow = allow.0.iter().enumerate().map(move |(number, rule)| Entry { phase, denies: false, number, rule });
+            let allow =
+                allow.0.iter().enumerate().map(move |(number, rule)| Entry { phase, denies: false, number, rule });
             let deny = deny.0.iter().enumerate().map(move |(number, rule)| Entry { phase, denies: true, number, rule });
             allow.chain(deny)
         })

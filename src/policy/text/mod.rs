@@ -199,7 +199,11 @@ impl PolicyFile {
         }
         let mut rules = Vec::with_capacity(self.places.len());
         for (Entry { phase, denies, rule, .. }, place) in self.text.entries().zip(&self.places) {
-            rules.push((phase, denies, rule.rule(denies, &expand(values)).map_err(wrong(place))?.placed(place.clone())));
+            rules.push((
+                phase,
+                denies,
+                rule.rule(denies, &expand(values)).map_err(wrong(place))?.placed(place.clone()),
+            ));
         }
         let mut rules = rules.into_iter().peekable();
         while let Some((_, denies, rule)) = rules.next_if(|(phase, ..)| phase.is_none()) {

@@ -153,7 +153,9 @@ impl RuleText {
                 let rule = Rule::scratch(name(path)?);
                 Ok(if once { rule.once().into() } else { rule.into() })
             }
-            Self { listen: Some(Written(at)), .. } => socket(self.ip(*at, object, Rule::listen, Rule::listen_within)?),
+            Self { listen: Some(Written(at)), .. } => {
+                socket(self.ip(*at, object, Rule::listen, Rule::listen_within)?)
+            }
             Self { bind: Some(Written(at)), .. } => socket(self.ip(*at, object, Rule::bind, Rule::bind_within)?),
             Self { connect: Some(Written(at)), .. } => {
                 socket(self.ip(*at, object, Rule::connect, Rule::connect_within)?)
@@ -213,7 +215,10 @@ impl RuleText {
                 let beside: Vec<_> = beside.iter().filter(|key| !denies || DENIAL.contains(key)).copied().collect();
                 let keys = if beside.is_empty() { "none".to_owned() } else { beside.join(", ") };
                 let hint = hint(key, beside);
-                return Err(Wrong::at(key, format!("a rule for {object} has no {key}: {hint}its other keys are {keys}")));
+                return Err(Wrong::at(
+                    key,
+                    format!("a rule for {object} has no {key}: {hint}its other keys are {keys}"),
+                ));
             }
         }
         Ok(())
@@ -258,9 +263,8 @@ impl RuleText {
             if self.listen_sockets.is_none() { &[Right::Connect, Right::Listen] } else { &[Right::Connect] };
         let sockets = needed(self.sockets.as_ref(), "sockets", rights, both, STREAM)?;
         let listen = match &self.listen_sockets {
-            Some(sockets) => {
-                needed(Some(sockets), "listen-sockets", rights, &[Right::Listen], STREAM)?.map(|s| ("listen-sockets", s))
-            }
+            Some(sockets) => needed(Some(sockets), "listen-sockets", rights, &[Right::Listen], STREAM)?
+                .map(|s| ("listen-sockets", s)),
             None => sockets.map(|sockets| ("sockets", sockets)),
         };
         let types = |sockets: &List<Said<SocketType>>| sockets.0.iter().map(|socket| socket.0).collect::<Vec<_>>();
@@ -350,7 +354,10 @@ fn needed<T>(
         (None, Some(right)) => Err(Wrong::whole(format!("the right {right} needs {key}, {example}"))),
         (Some(_), None) => {
             let with: Vec<_> = with.iter().map(|right| right.name()).collect();
-            Err(Wrong::at(key, format!("nothing that it grants has {key}: it goes with the right {}", with.join(" or "))))
+            Err(Wrong::at(
+                key,
+                format!("nothing that it grants has {key}: it goes with the right {}", with.join(" or ")),
+            ))
         }
         (value, _) => Ok(value),
     }

@@ -435,7 +435,9 @@ impl NumberOrText for Mode {
         let mode = octal.then(|| u32::from_str_radix(digits, 8).ok()).flatten();
         mode.map(Self).ok_or_else(|| {
             let said = text.escape_debug();
-            format!("\"{said}\" are no permission bits: write three octal digits, as \"0640\"; there are no set-id bits")
+            format!(
+                "\"{said}\" are no permission bits: write three octal digits, as \"0640\"; there are no set-id bits"
+            )
         })
     }
 }
@@ -465,7 +467,10 @@ impl NumberOrText for Refusal {
         found.map(|(errno, _)| Self(errno)).ok_or_else(|| {
             let all: Vec<String> = names().collect();
             let hint = hint(text, all.iter().map(String::as_str));
-            format!("\"{}\" is no errno: {hint}write a name as \"EACCES\" or \"ENOENT\", or a number", text.escape_debug())
+            format!(
+                "\"{}\" is no errno: {hint}write a name as \"EACCES\" or \"ENOENT\", or a number",
+                text.escape_debug()
+            )
         })
     }
 }
@@ -522,7 +527,11 @@ impl<'de> Deserialize<'de> for Seconds {
 
 impl Serialize for Seconds {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        if self.0.subsec_nanos() == 0 { to.serialize_u64(self.0.as_secs()) } else { to.serialize_f64(self.0.as_secs_f64()) }
+        if self.0.subsec_nanos() == 0 {
+            to.serialize_u64(self.0.as_secs())
+        } else {
+            to.serialize_f64(self.0.as_secs_f64())
+        }
     }
 }
 
