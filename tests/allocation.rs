@@ -9,7 +9,10 @@ use std::net::TcpListener;
 use std::os::fd::AsFd;
 
 use fdbroker::typed::{PipeReader, PipeWriter};
-use fdbroker::wire::{Answer, Ask, MAX_MESSAGE, Reason, Refusal, Reply, Request, Right};
+use fdbroker::wire::{
+    Access, Address, Answer, AnswersWriter, Ask, Batch, Entries, EntriesWriter, Entry, MAX_MESSAGE, MAX_REPLY, Reason,
+    Refusal, Reply, Request, Rights, SocketType, Stat,
+};
 use fdbroker::{Channel, ChannelError, Kind, Packet, PidFd, TakeError};
 
 thread_local! {
@@ -133,30 +136,53 @@ fn p_02_typed_takes_allocate_nothing() {
 #[test]
 fn p_02_the_wire_allocates_nothing() {
     let long = vec![b'a'; 4000];
+    let mut batch = vec![0; MAX_MESSAGE];
+    let (stream, to) = (SocketType::Stream, Address::Ip("[2001:db8::1]:80".parse().unwrap()));
+    let open = Ask::Open { access: Access::CREATE_NEW, path: &long };
     let asks = [
         Ask::Hello,
         Ask::Scratch,
-        Ask::Open { access: Access::CREATE_NEW, path: &long },
-        Ask::Listen("[2001:db8::1]:80".parse().unwrap()),
-        Ask::Connect("192.0.2.1:443".parse().unwrap()),
+        open,
+        Ask::List { path: &long, from: 7 },
+        Ask::Rename { from: &long, to: &long },
+        Ask::Listen(stream, to),
+        Ask::Bind(Address::Abstract(b"name")),
+        Ask::Connect(stream, Address::Path(&long)),
+        Ask::ConnectName { socket: stream, host: b"a.example", port: 1 },
+        Ask::Call { service: b"sign", rights: Rights::ALL, bytes: &long },
+        Ask::Batch(Batch::encode([open, Ask::Scratch, Ask::Stat(b"/")], &mut batch).unwrap()),
     ];
-    let refusal = Refusal { reason: Reason::Failed, errno: libc::ENOENT };
-    let answers = [Answer::Granted { descriptors: 1 }, Answer::Refused(refusal)];
+    let mut collected = vec![0; MAX_REPLY];
+    let refused = Answer::Refused(Refusal { reason: Reason::Failed, errno: libc::ENOENT });
+    let granted = Answer::Granted { descriptors: 1, data: b"" };
+    let data = Answer::Granted { descriptors: 0, data: &long };
     let mut buffer = vec![0; MAX_MESSAGE];
     let taken = allocations(|| {
         for id in 0..1000 {
             for ask in asks {
                 let length = Request { id, ask }.encode(&mut buffer).unwrap();
-                assert_eq!(Request::decode(&buffer[..length], 0).unwrap(), Request { id, ask });
+                let request = Request::decode(&buffer[..length], 0).unwrap();
+                assert_eq!(request, Request { id, ask });
+                if let Ask::Batch(batch) = request.ask {
+                    assert_eq!(batch.iter().count(), batch.len());
+                }
                 assert!(Request::decode(&buffer[..length - 1], 0).is_err());
                 assert!(Request { id, ask }.encode(&mut buffer[..10]).is_err());
             }
-            for answer in answers {
-                let length = Reply { id, answer }.encode(&mut buffer).unwrap();
-                let riding = usize::from(answer == answers[0]);
-                assert_eq!(Reply::decode(&buffer[..length], riding).unwrap(), Reply { id, answer });
+            let mut writer = AnswersWriter::new(&mut collected);
+            [granted, refused, data].iter().for_each(|answer| writer.put(*answer).unwrap());
+            let answers = Answer::Batch(writer.finish().0);
+            for (answer, riding) in [(granted, 1), (refused, 0), (data, 0), (answers, 1)] {
+                let length = Reply { id, answer }.encode(riding, &mut buffer).unwrap();
+                assert_eq!(Reply::decode(&buffer[..length], riding.into()).unwrap(), Reply { id, answer });
                 assert!(Reply::decode(&buffer[..length], 7).is_err());
             }
+            let mut writer = EntriesWriter::new(&mut buffer);
+            (0..10).for_each(|inode| writer.put(Entry { inode, file_type: 8, name: b"name" }).unwrap());
+            let length = writer.finish(Some(id)).unwrap();
+            assert_eq!(Entries::decode(&buffer[..length]).unwrap().iter().count(), 10);
+            let length = Stat::decode(&[0; Stat::LEN]).unwrap().encode(&mut buffer).unwrap();
+            assert!(Stat::decode(&buffer[..length]).is_some());
         }
     });
     assert_eq!(taken, 0);

@@ -13,7 +13,7 @@ use std::path::Path;
 use common::served::{self, alone, client, raw};
 use common::{directory, identity, open_fds};
 use fdbroker::wire::path::PathError;
-use fdbroker::wire::{Ask, Reason, Refusal, Right};
+use fdbroker::wire::{Access, Ask, Reason, Refusal};
 use fdbroker::{ClientError, Policy, PolicyError, Rule};
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
@@ -141,8 +141,8 @@ fn o_06_empty_and_relative_paths() {
 
     let (_service, mut raw) = raw(everything());
     for path in [&b""[..], b"file", b"./file", b"../file"] {
-        for right in Right::ALL {
-            let refused = raw.ask(Ask::File { right, path }).unwrap_err();
+        for access in [Access::READ, Access::WRITE, Access::APPEND, Access::CREATE_NEW] {
+            let refused = raw.ask(Ask::Open { access, path }).unwrap_err();
             assert_eq!(refused, Refusal { reason: Reason::Path, errno: libc::EACCES });
         }
     }

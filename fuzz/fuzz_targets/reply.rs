@@ -9,10 +9,14 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     let descriptors = u16::from_le_bytes(*descriptors);
     if let Ok(reply) = Reply::decode(bytes, descriptors.into()) {
         let mut buffer = [0; MAX_REPLY];
-        assert_eq!(reply.encode(&mut buffer).map(|length| &buffer[..length]), Ok(bytes));
+        assert_eq!(reply.encode(descriptors, &mut buffer).map(|length| &buffer[..length]), Ok(bytes));
         match reply.answer {
-            Answer::Granted { descriptors: told } => assert_eq!(told, descriptors),
+            Answer::Granted { descriptors: told, .. } => assert_eq!(told, descriptors),
             Answer::Refused(_) => assert_eq!(descriptors, 0, "a refusal carries none"),
+            Answer::Batch(answers) => {
+                let carried = |answer| if let Answer::Granted { descriptors, .. } = answer { descriptors } else { 0 };
+                assert_eq!(answers.iter().map(carried).sum::<u16>(), descriptors);
+            }
         }
     }
 });

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use crate::policy::{NoSuchPhase, Standing};
+use crate::policy::{Narrowing, NoSuchPhase, NotHeld, Standing};
 use crate::wire::{MAX_BATCH, Rights};
 
 pub(super) type Handler = dyn Fn(&Call<'_>, &mut Gift<'_>) -> io::Result<()> + Send + Sync;
@@ -49,6 +49,14 @@ impl Call<'_> {
     /// There is no later phase of this name; nothing changes.
     pub fn enter_phase(&self, phase: &str) -> Result<(), NoSuchPhase> {
         self.standing.enter(phase)
+    }
+
+    /// Leaves this worker less: it holds for the requests after this one.
+    ///
+    /// # Errors
+    /// It asks for more than the worker holds; nothing changes.
+    pub fn narrow(&self, narrowing: &Narrowing) -> Result<(), NotHeld> {
+        self.standing.narrow(narrowing)
     }
 }
 

@@ -16,6 +16,7 @@ use crate::error::{ChannelError, Fault};
 use crate::open::{Opened, Opener};
 use crate::policy::{Grant, Info, Permit, Standing, Why};
 use crate::sys::descriptor;
+use crate::wire::path::PATH_MAX;
 use crate::wire::{
     Answer, AnswersWriter, Ask, Batch, HEADER_LEN, MAX_BATCH, MAX_MESSAGE, MAX_REPLY, Malformed, Reason, Refusal,
     Reply, Request, Rights,
@@ -95,6 +96,7 @@ impl Desk {
 }
 
 const UNKNOWN_VERB: Refusal = Refusal { reason: Reason::Verb, errno: libc::ENOSYS };
+const NOT_HELD: Refusal = Refusal { reason: Reason::NotHeld, errno: libc::EPERM };
 const LIMIT: Refusal = Refusal { reason: Reason::Limit, errno: libc::EAGAIN };
 
 /// Made once, and used for every request.
@@ -200,13 +202,14 @@ impl<'d> Counter<'d> {
     {
         let standing: &'d Standing = &self.desk.standing;
         let told = |answer| Judged { rule: None, why: None, answer };
-        match ask {
-            Ask::Hello => return told(Ok(0)),
-            Ask::Narrow(narrow) => return told(standing.narrow(*narrow).map(|()| 0)),
-            _ => {}
+        if let Ask::Hello = ask {
+            return told(Ok(0));
         }
         if let Err(Over) = self.meter.admit(&self.desk.channel, self.fds.len(), ask.brings_descriptor().into()) {
             return told(Err(LIMIT));
+        }
+        if let Ask::Narrow(narrow) = ask {
+            return told(standing.narrow(&(*narrow).into()).map(|()| 0).map_err(|_| NOT_HELD));
         }
         match standing.decide(ask) {
             Err(denial) => Judged { rule: denial.rule(), why: Some(denial.why()), answer: Err(denial.refusal()) },
@@ -225,7 +228,13 @@ impl<'d> Counter<'d> {
         if let Grant::Call { service, rights, bytes } = *permit.grant() {
             return self.call(service, rights, bytes, data);
         }
+        // A target that fills what room there is may have been cut.
+        let cut = (matches!(permit.grant(), Grant::Readlink(_)) && data.len() < PATH_MAX).then_some(data.len());
+        if cut == Some(0) {
+            return Err(LIMIT);
+        }
         match self.opener.open(permit, data)? {
+            Opened::Data(len) if cut == Some(len) => Err(LIMIT),
             Opened::Descriptor(fd) => {
                 self.fds.push(fd);
                 Ok(0)

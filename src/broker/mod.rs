@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use crate::channel::Channel;
 use crate::error::Fault;
-use crate::policy::{NoSuchPhase, Policy, Standing};
+use crate::policy::{Narrowing, NoSuchPhase, NotHeld, Policy, Standing};
 use call::Handler;
 use desk::Desk;
 
@@ -191,6 +191,16 @@ impl Service {
     /// There is no later phase of this name; nothing changes.
     pub fn enter_phase(&self, phase: &str) -> Result<(), NoSuchPhase> {
         self.standing.enter(phase)
+    }
+
+    /// Leaves the worker less from now on. A request that is decided after this has returned is decided by what is left;
+    /// one that is under way meanwhile, by what was there before or by what is left. Descriptors that the worker has got
+    /// stay its own.
+    ///
+    /// # Errors
+    /// It asks for more than the worker holds; nothing changes.
+    pub fn narrow(&self, narrowing: &Narrowing) -> Result<(), NotHeld> {
+        self.standing.narrow(narrowing)
     }
 
     /// For ending the service from elsewhere while this value waits.

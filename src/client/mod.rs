@@ -26,6 +26,7 @@ use nix::unistd::{dup2_stdin, pipe2};
 
 use crate::channel::{Channel, Kind, Packet, Wait};
 use crate::error::{ChannelError, ClientError};
+use crate::policy::Narrowing;
 use crate::wire::path::{self, PathError};
 use crate::wire::{
     Access, Address, Answer, Ask, Entries, MAX_BATCH, MAX_MESSAGE, MAX_REPLY, Reply, Request, Rights, SocketType, Stat,
@@ -103,6 +104,36 @@ impl Client {
         self.done(Ask::Hello)
     }
 
+    /// Has less from now on: a worker that has read its configuration, or is about to look at what strangers sent, gives
+    /// up what it needs no more. There is no way back, and it counts for all threads that share this client. Descriptors
+    /// that were got before stay as they are.
+    ///
+    /// # Errors
+    /// As for [`read`](Self::read), with EPERM for one that asks for more than is held, after which nothing has changed;
+    /// and one that is too long for a message.
+    ///
+    /// ```
+    /// use fdbroker::policy::Narrowing;
+    /// use fdbroker::wire::Right;
+    ///
+    /// # use fdbroker::{Broker, Channel, Client, Policy, Rule};
+    /// # let (here, there) = Channel::pair()?;
+    /// # let policy = Policy::builder().allow(Rule::beneath("/etc").read()).build()?;
+    /// # let service = Broker::new().serve("worker", here, policy)?;
+    /// # let client = Client::new(there);
+    /// client.read("/etc/passwd")?;
+    /// client.narrow(&Narrowing::nothing().rights(Right::Read).paths(["/etc/services", "/etc/hosts"]))?;
+    /// assert!(client.read("/etc/passwd").is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn narrow(&self, narrowing: &Narrowing) -> Result<(), ClientError> {
+        let mut buffer = vec![0; MAX_MESSAGE];
+        let narrow = narrowing
+            .encode(&mut buffer)
+            .map_err(|_| ClientError::Channel { asked: "narrow".into(), source: ChannelError::TooLarge })?;
+        self.done(Ask::Narrow(narrow))
+    }
+
     /// Opens an existing file for reading.
     ///
     /// `path` is absolute, with plain components: no `.`, no `..`, no slash at the end.
@@ -139,7 +170,6 @@ impl Client {
     }
 
     /// Every other way to open a file, in the manner of [`std::fs::OpenOptions`].
-    #[must_use]
     pub fn open_options(&self) -> OpenOptions<'_> {
         OpenOptions::new(self)
     }
@@ -348,7 +378,6 @@ impl Client {
     }
 
     /// Asks for many things in one message. See [`Batch`].
-    #[must_use]
     pub fn batch(&self) -> Batch<'_> {
         Batch::new(self)
     }
@@ -452,8 +481,8 @@ fn no_path(ask: Ask<'_>, source: PathError) -> ClientError {
 fn unix_address<'a>(address: &'a unix::SocketAddr, verb: &str) -> Result<Address<'a>, ClientError> {
     match (address.as_pathname(), address.as_abstract_name()) {
         (Some(path), _) => Ok(Address::Path(bytes(path, verb)?)),
-        (_, Some(name)) => Ok(Address::Abstract(name)),
-        // An unnamed address is nobody's.
+        (_, Some(name)) if !name.is_empty() => Ok(Address::Abstract(name)),
+        // An unnamed address is nobody's; nor can the wire say an abstract name without bytes.
         _ => Err(ClientError::Path { asked: format!("{verb} an unnamed address"), source: PathError::Empty }),
     }
 }

@@ -9,7 +9,7 @@ use nix::fcntl::{AtFlags, OFlag, openat, renameat};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use super::{NOT_OF_THE_KIND, failed};
+use super::{NOT_OF_THE_KIND, failed, has_forbidden_links};
 use crate::policy::{At, Terms};
 use crate::wire::Refusal;
 use crate::wire::path::PATH_MAX;
@@ -58,6 +58,10 @@ pub(super) fn rename(from: At<'_>, to: At<'_>, terms: [&Terms; 2]) -> Result<(),
     };
     let fits = |mode| terms.into_iter().all(|terms| terms.kinds.contain(mode));
     if !fits(old.st_mode) || replaced.is_some_and(|stat| !fits(stat.st_mode)) {
+        return Err(NOT_OF_THE_KIND);
+    }
+    // Under its new name another rule may open it, which does not look.
+    if terms.into_iter().any(|terms| has_forbidden_links(terms, &old)) {
         return Err(NOT_OF_THE_KIND);
     }
     renameat(&old_parent, old_name, &new_parent, new_name).map_err(failed)

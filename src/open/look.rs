@@ -11,6 +11,7 @@ use nix::unistd::{Whence, lseek};
 use super::{LIMIT, NOT_OF_THE_KIND, beneath, failed};
 use crate::policy::{At, Hidden};
 use crate::sys::directory;
+use crate::wire::path::PATH_MAX;
 use crate::wire::{EntriesWriter, Entry, Refusal, Stat};
 
 /// What the object is; of a link, the link itself.
@@ -37,7 +38,7 @@ fn told(stat: &FileStat) -> Stat {
     }
 }
 
-/// The target, cut where `data` ends, as readlink(2) does.
+/// The target, whole or not at all: what readlink(2) cuts off would make it another's.
 pub(super) fn readlink(at: At<'_>, data: &mut [u8]) -> Result<usize, Refusal> {
     let object = beneath(at, OFlag::O_PATH | OFlag::O_NOFOLLOW, Mode::empty())?;
     let stat = fstat(&object.0).map_err(failed)?;
@@ -46,7 +47,10 @@ pub(super) fn readlink(at: At<'_>, data: &mut [u8]) -> Result<usize, Refusal> {
     if !is_link {
         return Err(failed(Errno::EINVAL));
     }
-    directory::readlink(link.as_fd(), data).map_err(|error| failed(super::errno(&error)))
+    let mut target = [0; PATH_MAX];
+    let len = directory::readlink(link.as_fd(), &mut target).map_err(|error| failed(super::errno(&error)))?;
+    data.get_mut(..len).ok_or(LIMIT)?.copy_from_slice(&target[..len]);
+    Ok(len)
 }
 
 /// Bytes that one getdents64(2) may give.

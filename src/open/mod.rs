@@ -21,14 +21,14 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use libc::{S_IFCHR, S_IFMT, S_IFREG, S_IFSOCK};
+use libc::{S_IFCHR, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::stat::{Mode, fchmod, fstat, major, minor};
+use nix::sys::stat::{FileStat, Mode, fchmod, fstat, major, minor};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::unistd::ftruncate;
 
-use crate::policy::{At, Endpoint, Grant, Network, Permit, Root, SocketOptions, Terms};
+use crate::policy::{Answers, At, Endpoint, Grant, Permit, Root, SocketOptions, Terms};
 use crate::wire::path::PATH_MAX;
 use crate::wire::{Access, Reason, Refusal, SocketType};
 use names::Names;
@@ -85,7 +85,7 @@ impl Opener {
             Grant::Listen { socket, to, options, mode } => self.listen(socket, to, options, mode)?,
             Grant::Connect { socket, to, options } => connect(socket, to, options)?,
             Grant::ConnectName { socket, host, port, options, answers } => {
-                self.connect_name(socket, host, port, options, answers)?
+                self.connect_name(socket, host, port, options, &answers)?
             }
             Grant::List { at, from, hidden } => return look::list(at, from, hidden, data).map(Opened::Data),
             Grant::Stat(at) => return look::stat(at, data).map(Opened::Data),
@@ -129,15 +129,19 @@ impl Opener {
         host: &[u8],
         port: u16,
         options: &SocketOptions,
-        within: &[Network],
+        allowed: &Answers<'_>,
     ) -> Result<OwnedFd, Refusal> {
         let deadline = deadline(options);
         let host = std::str::from_utf8(host).map_err(|_| failed(Errno::EINVAL))?;
         let answers = self.names.resolve(host, deadline).map_err(|error| failed(error.errno()))?;
-        let allowed = |ip: &&std::net::IpAddr| within.is_empty() || within.iter().any(|network| network.contains(**ip));
-        let mut last = Errno::EHOSTUNREACH;
-        for ip in answers.addresses().iter().filter(allowed) {
-            match socket::connect(socket, (*ip, port).into(), deadline, options.nonblocking) {
+        let usable = || answers.addresses().iter().filter(|ip| allowed.allow(**ip, port));
+        let (mut last, mut left) = (Errno::EHOSTUNREACH, u32::try_from(usable().count()).unwrap_or(u32::MAX));
+        for ip in usable() {
+            // Each has its share of the time, so that one that does not answer leaves some to the others.
+            let now = Instant::now();
+            let share = now + deadline.saturating_duration_since(now) / left;
+            left -= 1;
+            match socket::connect(socket, (*ip, port).into(), share, options.nonblocking) {
                 Ok(fd) => return Ok(fd),
                 Err(errno) => last = errno,
             }
@@ -185,7 +189,10 @@ fn file(at: At<'_>, access: Access, terms: &Terms) -> Result<OwnedFd, Refusal> {
             done => return done,
         }
     }
-    Err(failed(Errno::EAGAIN))
+    // Nothing is created through a link, so one that leads nowhere is no name that comes and goes.
+    let named = beneath(at, OFlag::O_PATH | OFlag::O_NOFOLLOW, Mode::empty());
+    let link = named.is_ok_and(|named| fstat(&named.0).is_ok_and(|stat| stat.st_mode & S_IFMT == S_IFLNK));
+    Err(failed(if link { Errno::ELOOP } else { Errno::EAGAIN }))
 }
 
 fn existing(at: At<'_>, access: Access, terms: &Terms) -> Result<OwnedFd, Refusal> {
@@ -196,12 +203,13 @@ fn existing(at: At<'_>, access: Access, terms: &Terms) -> Result<OwnedFd, Refusa
     if !terms.kinds.contain(stat.st_mode) || own_terminal {
         return Err(NOT_OF_THE_KIND);
     }
-    let regular = stat.st_mode & S_IFMT == S_IFREG;
-    if terms.protect_hard_links && regular && stat.st_nlink > 1 {
+    if has_forbidden_links(terms, &stat) {
         return Err(NOT_OF_THE_KIND);
     }
+    let regular = stat.st_mode & S_IFMT == S_IFREG;
     let fd = fd.judged(stat.st_dev)?;
-    if access.contains(Access::TRUNCATE) {
+    // open(2) takes no notice of O_TRUNC where there is nothing to truncate, as in a device.
+    if regular && access.contains(Access::TRUNCATE) {
         ftruncate(&fd, 0).map_err(failed)?;
     }
     if !regular && !access.contains(Access::NONBLOCKING) {
@@ -209,6 +217,11 @@ fn existing(at: At<'_>, access: Access, terms: &Terms) -> Result<OwnedFd, Refusa
         fcntl(&fd, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK)).map_err(failed)?;
     }
     Ok(fd)
+}
+
+/// Whether it is a file of several names, where the rule wants none.
+fn has_forbidden_links(terms: &Terms, stat: &FileStat) -> bool {
+    terms.protect_hard_links && stat.st_mode & S_IFMT == S_IFREG && stat.st_nlink > 1
 }
 
 /// O_EXCL makes it a regular file that was not there before. The mode is set again because the broker's umask took

@@ -64,7 +64,8 @@ impl PolicyBuilder {
         self
     }
 
-    /// Refuses everything that `rule` is about, whatever else allows it. The rule names no rights.
+    /// Refuses everything that `rule` is about, whatever else allows it. The rule names no rights. A rule about a
+    /// network is about what it names alone: to deny TCP connections leaves UDP as it was.
     #[must_use]
     pub fn deny(mut self, rule: impl Into<Rule>) -> Self {
         self.rules.push((rule.into(), Effect::Deny));
@@ -319,6 +320,7 @@ impl Building {
         let mut table = Table::default();
         for rule in rules.clone() {
             self.insert(&mut table, rule)?;
+            table.rights = table.rights.union(self.rights(rule));
         }
         for rule in rules {
             self.contradictions(&table, rule)?;
@@ -352,6 +354,17 @@ impl Building {
             Ok(()) => Ok(()),
             Err(Ok(first)) => Err(self.clash(number, first)),
             Err(Err(error)) => Err(error),
+        }
+    }
+
+    /// What the rule grants.
+    fn rights(&self, rule: u32) -> Rights {
+        match (&self.policy.rules[rule as usize].what, &self.written[rule as usize]) {
+            (What::Deny, _) => Rights::NONE,
+            (_, Written::File(rule)) => rule.rights,
+            (_, Written::Scratch(_)) => Right::Scratch.into(),
+            (_, Written::Socket(rule)) => rule.right.into(),
+            (_, Written::Service(rule)) => rule.rights.with(Right::Call),
         }
     }
 

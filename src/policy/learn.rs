@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use super::root::{Root, Roots};
 use super::rule::{FileKinds, SocketTypes};
-use super::{At, Endpoint, Grant, Hidden, Permit, Place, Policy, SocketOptions, Terms};
+use super::table::Use;
+use super::{Answers, At, Endpoint, Grant, Hidden, Permit, Place, Policy, SocketOptions, Terms};
 use crate::error::PolicyError;
 use crate::open::Way;
-use crate::wire::{Access, Address, Ask, SocketType};
+use crate::wire::{Access, Address, Ask, Right, SocketType};
 
 /// What is granted without a rule, and on what terms.
 #[derive(Debug)]
@@ -68,7 +69,11 @@ impl Learn {
             Ask::Listen(socket, address) => Grant::Listen { socket, to: endpoint(address), options, mode },
             Ask::Bind(address) => Grant::Listen { socket: SocketType::Datagram, to: endpoint(address), options, mode },
             Ask::Connect(socket, address) => Grant::Connect { socket, to: endpoint(address), options },
-            Ask::ConnectName { socket, host, port } => Grant::ConnectName { socket, host, port, options, answers: &[] },
+            Ask::ConnectName { socket, host, port } => {
+                let (table, used) = (&policy.phases[phase].table, Use::of(Right::Connect, socket)?);
+                let answers = Answers { within: &[], table, used, kept: None };
+                Grant::ConnectName { socket, host, port, options, answers }
+            }
             _ => return None,
         };
         Some(Permit::without_rule(grant))

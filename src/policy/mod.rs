@@ -8,15 +8,18 @@
 //! refused.
 
 mod build;
+mod held;
 mod info;
 #[cfg(feature = "cli")]
 pub(crate) mod inspect;
+mod kept;
 #[cfg(feature = "learn")]
 mod learn;
 #[cfg(all(feature = "learn", feature = "policy-file"))]
 mod learned;
 #[cfg(any(feature = "cli", all(feature = "learn", feature = "policy-file")))]
 mod lines;
+mod narrowing;
 mod network;
 mod pattern;
 mod permit;
@@ -29,13 +32,15 @@ mod template;
 mod text;
 
 pub use build::{PhaseBuilder, PolicyBuilder};
+pub use held::NotHeld;
 pub use info::{Info, Place};
 #[cfg(all(feature = "learn", feature = "policy-file"))]
 pub use learned::Learned;
 #[cfg(feature = "cli")]
 pub(crate) use lines::lines;
+pub use narrowing::Narrowing;
 pub use network::{Network, NetworkError, Ports, PortsError};
-pub(crate) use permit::{At, Endpoint, Grant, Hidden};
+pub(crate) use permit::{Answers, At, Endpoint, Grant, Hidden};
 pub use permit::{Denial, Permit, Why};
 pub(crate) use root::Root;
 pub use rule::{FileKind, FileRule, Rule, ScratchRule, ServiceRule, SocketRule};
@@ -276,7 +281,7 @@ impl<'p> Judge<'p> {
     fn stat(&self, path: &'p [u8]) -> Result<Permit<'p>, Denial<'p>> {
         let result = self.path(path, true, |at, _| Grant::Stat(at));
         match (&result, self.policy.leading.get(path)) {
-            (Err(Denial { why: Why::NoRule, .. }), Some(root))
+            (Err(Denial { why: Why::NoRule | Why::Lacks(_), .. }), Some(root))
                 if self.policy.stat_leading && self.table.leading.contains(path) =>
             {
                 Ok(Permit::without_rule(Grant::Stat(At { root, name: b".", way: Way::default() })))
@@ -321,8 +326,8 @@ impl<'p> Judge<'p> {
                 if right == Right::Listen && !file.terms.listen.contain(socket) {
                     return Err(self.lacks(rule, socket));
                 }
-                let (to, mode) = (Endpoint::Path(at), file.terms.socket_mode);
-                Ok(Permit::new(&rule.info, Grant::Listen { socket, to, options: &SocketOptions::DEFAULT, mode }))
+                let (to, mode, options) = (Endpoint::Path(at), file.terms.socket_mode, &file.terms.socket);
+                Ok(Permit::new(&rule.info, Grant::Listen { socket, to, options, mode }))
             }
             _ => {
                 let (info, terms, to) = self.socket(right, socket, address)?;
@@ -338,8 +343,8 @@ impl<'p> Judge<'p> {
                 if !file.terms.connect.contain(socket) {
                     return Err(self.lacks(rule, socket));
                 }
-                let to = Endpoint::Path(at);
-                Ok(Permit::new(&rule.info, Grant::Connect { socket, to, options: &SocketOptions::DEFAULT }))
+                let (to, options) = (Endpoint::Path(at), &file.terms.socket);
+                Ok(Permit::new(&rule.info, Grant::Connect { socket, to, options }))
             }
             _ => {
                 let (info, terms, to) = self.socket(Right::Connect, socket, address)?;
@@ -389,9 +394,12 @@ impl<'p> Judge<'p> {
     }
 
     fn connect_name(&self, socket: SocketType, host: &'p [u8], port: u16) -> Result<Permit<'p>, Denial<'p>> {
-        let rule = self.table.host(socket, host, port).ok_or_else(|| self.denied(None, Why::NoRule))?;
+        let none = || self.denied(None, Why::NoRule);
+        let used = Use::of(Right::Connect, socket).ok_or_else(none)?;
+        let rule = self.table.host(socket, host, port).ok_or_else(none)?;
         match self.rule(rule) {
             Compiled { info, what: What::Socket(SocketTerms { options, answers, .. }) } => {
+                let answers = Answers { within: answers, table: self.table, used, kept: None };
                 Ok(Permit::new(info, Grant::ConnectName { socket, host, port, options, answers }))
             }
             _ => Err(self.denied(Some(rule), Why::Denied)),

@@ -29,6 +29,13 @@ pub struct Network {
 }
 
 impl Network {
+    /// From its parts, if they are in the one form there is for each network: no bits beyond the prefix, and not IPv4 in
+    /// IPv6 form.
+    pub(crate) fn from_parts(address: IpAddr, prefix_len: u8) -> Option<Self> {
+        let in_one_form = prefix_len <= bits(address) && masked(address, prefix_len) == address;
+        (in_one_form && mapped(address).is_none()).then_some(Self { address, prefix_len })
+    }
+
     /// The network's first address: all bits beyond the prefix are 0.
     #[must_use]
     pub const fn address(&self) -> IpAddr {
@@ -145,6 +152,16 @@ pub struct Ports {
 }
 
 impl Ports {
+    /// The lowest port of the range, if it is not empty.
+    pub(crate) const fn first(&self) -> u16 {
+        self.first
+    }
+
+    /// The highest port of the range, if it is not empty.
+    pub(crate) const fn last(&self) -> u16 {
+        self.last
+    }
+
     /// Whether the port is in the range.
     #[must_use]
     pub const fn contains(&self, port: u16) -> bool {
@@ -290,6 +307,18 @@ impl<T> Networks<T> {
             let ranges = prefix.networks.get(&masked(address, prefix.len))?;
             let (ports, value) = ranges.get(first_reaching(ranges, port))?;
             ports.contains(port).then_some(value)
+        })
+    }
+}
+
+impl<T> Networks<T> {
+    /// Whether something is said of one network and one range of ports in which all of these are.
+    pub(crate) fn hold(&self, network: &Network, ports: &Ports) -> bool {
+        let prefixes = if network.address.is_ipv4() { &self.v4 } else { &self.v6 };
+        prefixes.iter().filter(|prefix| prefix.len <= network.prefix_len).any(|prefix| {
+            let Some(ranges) = prefix.networks.get(&masked(network.address, prefix.len)) else { return false };
+            let range = ranges.get(first_reaching(ranges, ports.first));
+            range.is_some_and(|(range, _)| range.contains_range(ports))
         })
     }
 }

@@ -35,9 +35,9 @@ impl Pattern {
         Ok(Self { directory: directory.into(), rest: rest[1..].into() })
     }
 
-    /// Whether it matches what comes after its directory.
-    pub(super) fn matches(&self, name: &[u8]) -> bool {
-        let (mut pattern, mut name) = (Some(&*self.rest), Some(name));
+    /// Whether it matches what comes after its directory; `None` for nothing, which `**` matches.
+    pub(super) fn matches(&self, name: Option<&[u8]>) -> bool {
+        let (mut pattern, mut name) = (Some(&*self.rest), name);
         // Behind the last `**`, and what of the name it has not swallowed: only that one need ever swallow more.
         let mut retry = None;
         loop {
@@ -57,6 +57,20 @@ impl Pattern {
             let Some((after, swallowed)) = retry else { return false };
             let Some((_, rest)) = first(swallowed) else { return false };
             (pattern, name, retry) = (after, rest, Some((after, rest)));
+        }
+    }
+
+    /// Whether it can match `name`, which comes after its directory, or something beneath that.
+    fn reaches(&self, name: &[u8]) -> bool {
+        let (mut pattern, mut name) = (Some(&*self.rest), Some(name));
+        loop {
+            match (first(pattern), first(name)) {
+                (Some((b"**", _)), _) | (_, None) => return true,
+                (Some((wanted, after)), Some((component, rest))) if component_matches(wanted, component) => {
+                    (pattern, name) = (after, rest);
+                }
+                _ => return false,
+            }
         }
     }
 
@@ -126,13 +140,15 @@ impl Patterns {
         Ok(())
     }
 
-    /// The most specific pattern that matches `path`: its rule, and what of the path comes after its directory.
-    pub(super) fn find<'a>(&self, path: &'a [u8]) -> Option<(u32, &'a [u8])> {
-        let mut best: Option<(usize, u32, &[u8])> = None;
+    /// The most specific pattern that matches `path`: its rule, and what of the path comes after its directory; `None`
+    /// for the directory itself, which counts only where `itself` says so.
+    pub(super) fn find<'a>(&self, path: &'a [u8], itself: bool) -> Option<(u32, Option<&'a [u8]>)> {
+        let mut best: Option<(usize, u32, Option<&[u8]>)> = None;
         if self.by_directory.is_empty() {
             return None;
         }
-        for (directory, name) in ancestors(path, self.longest) {
+        let inside = ancestors(path, self.longest).map(|(directory, name)| (directory, Some(name)));
+        for (directory, name) in itself.then_some((path, None)).into_iter().chain(inside) {
             let Some(patterns) = self.by_directory.get(directory) else { continue };
             let Some((pattern, rule)) = patterns.iter().find(|(pattern, _)| pattern.matches(name)) else { continue };
             if best.is_none_or(|(literal, ..)| literal < pattern.literal()) {
@@ -140,6 +156,15 @@ impl Patterns {
             }
         }
         best.map(|(_, rule, name)| (rule, name))
+    }
+
+    /// Whether `path` is the directory of a pattern, or one can match it or something beneath it.
+    pub(super) fn reach(&self, path: &[u8]) -> bool {
+        self.by_directory.contains_key(path)
+            || ancestors(path, self.longest).any(|(directory, name)| {
+                let patterns = self.by_directory.get(directory);
+                patterns.is_some_and(|patterns| patterns.iter().any(|(pattern, _)| pattern.reaches(name)))
+            })
     }
 
     /// The directories, and the rules of their patterns.

@@ -1,20 +1,23 @@
 //! `[broker]` A yes with its terms, and a no with its reasons.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::Policy;
 use super::info::Info;
+use super::kept::keeps_ip;
+use super::narrowing::Networks;
 use super::network::Network;
 use super::root::Root;
 use super::rule::{SocketOptions, Terms};
+use super::table::{Table, Use};
 use crate::open::Way;
 use crate::wire::path::PathError;
 use crate::wire::{Access, Refusal, Rights, SocketType};
 
 /// Says that the policy allows one thing, and on what terms. Only [`Policy::decide`] makes one, and
-/// [`open`](crate::open::open) takes nothing else.
+/// [`Opener`](crate::open::Opener) takes nothing else.
 #[derive(Debug)]
 #[must_use = "a permit does nothing until it is opened"]
 pub struct Permit<'p> {
@@ -60,6 +63,13 @@ impl<'p> Permit<'p> {
     pub(super) fn forbid_links(&mut self) {
         for at in self.grant.places().into_iter().flatten() {
             at.way.links_within = false;
+        }
+    }
+
+    /// A name that is looked up leads into these networks only.
+    pub(super) fn connect_within(&mut self, networks: &Networks) {
+        if let Grant::ConnectName { answers, .. } = &mut self.grant {
+            answers.kept = Some(networks.clone());
         }
     }
 }
@@ -118,8 +128,7 @@ pub(crate) enum Grant<'p> {
         host: &'p [u8],
         port: u16,
         options: &'p SocketOptions,
-        /// If there are any, the only ones.
-        answers: &'p [Network],
+        answers: Answers<'p>,
     },
     Call {
         service: &'p [u8],
@@ -144,6 +153,28 @@ impl<'p> Grant<'p> {
             | Self::ConnectName { .. }
             | Self::Call { .. } => [None, None],
         }
+    }
+}
+
+/// Which addresses of a host are connected to.
+#[derive(Debug)]
+pub(crate) struct Answers<'p> {
+    /// If there are any, the only ones.
+    pub(super) within: &'p [Network],
+    /// Where what is denied stands.
+    pub(super) table: &'p Table,
+    pub(super) used: Use,
+    /// What has been narrowed to.
+    pub(super) kept: Option<Networks>,
+}
+
+impl Answers<'_> {
+    /// Whether this address is one. No IPv4 address in IPv6 form is.
+    pub(crate) fn allow(&self, ip: IpAddr, port: u16) -> bool {
+        ip.to_canonical() == ip
+            && (self.within.is_empty() || self.within.iter().any(|network| network.contains(ip)))
+            && self.table.denied_network(self.used, ip, port).is_none()
+            && self.kept.as_ref().is_none_or(|kept| keeps_ip(kept, ip, port))
     }
 }
 

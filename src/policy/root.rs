@@ -126,7 +126,11 @@ impl Roots {
         if is_link && !links {
             return Err(unfit("it is a symbolic link, which no rule follows; name what it points to"));
         }
-        if is_procfs(&root).unwrap_or(true) && is_of_a_process(&root).unwrap_or(true) {
+        let of_a_process = || is_number(name.as_bytes()) || is_of_a_process(&root).unwrap_or(true);
+        if again && is_procfs(&root).unwrap_or(true) {
+            return Err(unfit("a directory of /proc is not opened anew for each request: it is always the same"));
+        }
+        if is_procfs(&root).unwrap_or(true) && of_a_process() {
             return Err(unfit(
                 "the directories of processes in /proc hold their memory and secrets, and /proc/self are the broker's",
             ));
@@ -180,8 +184,11 @@ fn is_procfs(root: &Root) -> io::Result<bool> {
 /// mounted.
 fn is_of_a_process(root: &Root) -> io::Result<bool> {
     let path = readlink(format!("/proc/self/fd/{}", root.directory.as_raw_fd()).as_str())?;
-    let is_number = |name: &[u8]| !name.is_empty() && name.iter().all(u8::is_ascii_digit);
     Ok(path.as_bytes().split(|&byte| byte == b'/').any(is_number))
+}
+
+fn is_number(name: &[u8]) -> bool {
+    !name.is_empty() && name.iter().all(u8::is_ascii_digit)
 }
 
 /// The last component of a plain absolute path.

@@ -29,7 +29,6 @@ impl Rule {
     /// The object of exactly this name. The directory that holds it is opened when the policy is built, and must exist
     /// then; the object need not. The name is opened as it stands here: nothing of a request's bytes reaches the
     /// kernel. A symbolic link of that name is refused.
-    #[must_use]
     #[track_caller]
     pub fn file(path: impl Into<PathBuf>) -> FileRule {
         FileRule::new(path.into(), Scope::Exact)
@@ -39,7 +38,6 @@ impl Rule {
     /// [`stat`](FileRule::stat) and descriptors of directories. It is opened when the policy is built (symbolic links in
     /// its own path are followed then, and a later rename of it changes nothing); beneath it, no symbolic link is
     /// followed at all.
-    #[must_use]
     #[track_caller]
     pub fn beneath(directory: impl Into<PathBuf>) -> FileRule {
         FileRule::new(directory.into(), Scope::Beneath)
@@ -47,8 +45,8 @@ impl Rule {
 
     /// Everything whose whole path the pattern matches: `*` stands for any bytes but a slash, also none; `?` for one
     /// byte but a slash; `**`, as a whole component, for any number of components, also none. Everything else stands
-    /// for itself. The directory before the first component with a wildcard is opened when the policy is built.
-    #[must_use]
+    /// for itself. The directory before the first component with a wildcard is opened when the policy is built; where
+    /// `**` follows it to the end, the directory itself is matched as by [`beneath`](Self::beneath).
     #[track_caller]
     pub fn glob(pattern: impl Into<PathBuf>) -> FileRule {
         FileRule::new(pattern.into(), Scope::Glob)
@@ -57,7 +55,6 @@ impl Rule {
     /// Unnamed temporary files, in this directory: open for reading and writing, never visible under a name
     /// (O_TMPFILE), or for no longer than it takes to remove it where the file system cannot do that. A policy has at
     /// most one such rule. The directory is opened when the policy is built, and found again through /proc.
-    #[must_use]
     #[track_caller]
     pub fn scratch(directory: impl Into<PathBuf>) -> ScratchRule {
         ScratchRule { directory: directory.into(), once: false, place: Place::here() }
@@ -65,14 +62,12 @@ impl Rule {
 
     /// A TCP socket that listens on exactly this address and port. Port 0 allows a request for port 0, on which the
     /// kernel chooses one. An IPv6 socket takes IPv6 only, unless [`dual_stack`](SocketRule::dual_stack) is said.
-    #[must_use]
     #[track_caller]
     pub fn listen(address: SocketAddr) -> SocketRule {
         SocketRule::new(Right::Listen, SocketType::Stream, At::address(address))
     }
 
     /// TCP sockets that listen on addresses of this network and ports of this range.
-    #[must_use]
     #[track_caller]
     pub fn listen_within(network: Network, ports: impl Into<Ports>) -> SocketRule {
         SocketRule::new(Right::Listen, SocketType::Stream, At::Network { network, ports: ports.into(), scope: None })
@@ -80,35 +75,33 @@ impl Rule {
 
     /// A listening UNIX socket with this abstract name (without its NUL), of type stream unless
     /// [`socket_type`](SocketRule::socket_type) says otherwise.
-    #[must_use]
     #[track_caller]
     pub fn listen_abstract(name: impl Into<Vec<u8>>) -> SocketRule {
         SocketRule::new(Right::Listen, SocketType::Stream, At::Abstract(name.into()))
     }
 
     /// A UDP socket that is bound to exactly this address and port; port 0 as for [`listen`](Self::listen).
-    #[must_use]
+    ///
+    /// Its holder receives from everybody, and sends to every address that it names: no rule limits those. In a worker
+    /// that [`Sandbox`](crate::Sandbox) started, sendto(2) with an address is refused, but sendmsg(2) with one is not.
     #[track_caller]
     pub fn bind(address: SocketAddr) -> SocketRule {
         SocketRule::new(Right::Bind, SocketType::Datagram, At::address(address))
     }
 
     /// UDP sockets that are bound to addresses of this network and ports of this range.
-    #[must_use]
     #[track_caller]
     pub fn bind_within(network: Network, ports: impl Into<Ports>) -> SocketRule {
         SocketRule::new(Right::Bind, SocketType::Datagram, At::Network { network, ports: ports.into(), scope: None })
     }
 
     /// A UNIX datagram socket that is bound to this abstract name (without its NUL).
-    #[must_use]
     #[track_caller]
     pub fn bind_abstract(name: impl Into<Vec<u8>>) -> SocketRule {
         SocketRule::new(Right::Bind, SocketType::Datagram, At::Abstract(name.into()))
     }
 
     /// A TCP socket connected to exactly this address and port. For UDP, say [`udp`](SocketRule::udp).
-    #[must_use]
     #[track_caller]
     pub fn connect(address: SocketAddr) -> SocketRule {
         SocketRule::new(Right::Connect, SocketType::Stream, At::address(address))
@@ -116,7 +109,6 @@ impl Rule {
 
     /// TCP sockets connected to addresses of this network and ports of this range. For UDP, say
     /// [`udp`](SocketRule::udp).
-    #[must_use]
     #[track_caller]
     pub fn connect_within(network: Network, ports: impl Into<Ports>) -> SocketRule {
         SocketRule::new(Right::Connect, SocketType::Stream, At::Network { network, ports: ports.into(), scope: None })
@@ -124,7 +116,6 @@ impl Rule {
 
     /// TCP sockets connected to this host, which the broker looks up when it is asked: the worker names the host, and
     /// never an address. For UDP, say [`udp`](SocketRule::udp).
-    #[must_use]
     #[track_caller]
     pub fn connect_name(host: impl Into<String>, ports: impl Into<Ports>) -> SocketRule {
         SocketRule::new(Right::Connect, SocketType::Stream, At::Host { host: host.into(), ports: ports.into() })
@@ -132,14 +123,12 @@ impl Rule {
 
     /// A socket connected to the UNIX socket with this abstract name (without its NUL), of type stream unless
     /// [`socket_type`](SocketRule::socket_type) says otherwise.
-    #[must_use]
     #[track_caller]
     pub fn connect_abstract(name: impl Into<Vec<u8>>) -> SocketRule {
         SocketRule::new(Right::Connect, SocketType::Stream, At::Abstract(name.into()))
     }
 
     /// Calls of the service that the daemon has registered by this name ([`Broker::service`](crate::Broker::service)).
-    #[must_use]
     #[track_caller]
     pub fn service(name: impl Into<String>) -> ServiceRule {
         ServiceRule { name: name.into(), rights: Rights::NONE, once: false, place: Place::here() }
@@ -269,6 +258,8 @@ pub(crate) struct Terms {
     pub(crate) listen: SocketTypes,
     pub(crate) way: Way,
     pub(crate) protect_hard_links: bool,
+    /// Of sockets that are connected, listen or are bound.
+    pub(crate) socket: SocketOptions,
 }
 
 impl FileRule {
@@ -348,8 +339,8 @@ impl FileRule {
         self.grant(Right::Rmdir)
     }
 
-    /// Allows giving objects of the kinds of this rule another name, in place of what had it. It is needed at both
-    /// ends. The object has the rights of its new place from then on. Directories are not renamed: what a rule denies
+    /// Allows giving objects of the kinds of this rule another name, in place of what had it, if that is of these kinds
+    /// too. It is needed at both ends. The object has the rights of its new place from then on. Directories are not renamed: what a rule denies
     /// inside would be denied no longer.
     pub fn rename(self) -> Self {
         self.grant(Right::Rename)
@@ -385,6 +376,24 @@ impl FileRule {
     /// The kinds of object that are opened and renamed: regular files unless this says otherwise.
     pub fn kinds(mut self, kinds: impl IntoIterator<Item = FileKind>) -> Self {
         self.terms.kinds = kinds.into_iter().fold(self.terms.kinds, FileKinds::with);
+        self
+    }
+
+    /// Sets O_NONBLOCK on sockets, once they are connected or listen. (Of a file, who opens it decides.)
+    pub fn nonblocking(mut self) -> Self {
+        self.terms.socket.nonblocking = true;
+        self
+    }
+
+    /// As for [`SocketRule::backlog`].
+    pub fn backlog(mut self, connections: u16) -> Self {
+        self.terms.socket.backlog = i32::from(connections);
+        self
+    }
+
+    /// How long the broker tries to connect to a socket whose queue is full: 10 seconds unless said otherwise.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.terms.socket.timeout = timeout;
         self
     }
 
@@ -496,6 +505,12 @@ pub(crate) struct SocketOptions {
     pub(crate) timeout: Duration,
 }
 
+impl Default for SocketOptions {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
 impl SocketOptions {
     pub(crate) const DEFAULT: Self = Self {
         reuse_address: true,
@@ -516,6 +531,9 @@ impl SocketRule {
     }
 
     /// UDP instead of TCP, for a rule about connected sockets.
+    ///
+    /// Who it is connected to is the default of a UDP socket, and whom it receives from, but no bound: its holder can send
+    /// elsewhere by sendmsg(2) with an address, in a sandbox too, as for [`Rule::bind`].
     pub fn udp(self) -> Self {
         self.socket_type(SocketType::Datagram)
     }
@@ -567,7 +585,7 @@ impl SocketRule {
     }
 
     /// Of what the host's name stands for, only addresses of these networks are connected to. Without, whoever answers
-    /// for the name chooses, and may choose an address inside.
+    /// for the name chooses, and may choose an address inside; but none that a rule denies.
     pub fn answers_within(mut self, networks: impl IntoIterator<Item = Network>) -> Self {
         self.answers.extend(networks);
         self

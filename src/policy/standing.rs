@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Denial, Info, Permit, Policy, Why};
-use crate::wire::{Ask, Narrow, Reason, Refusal};
+use super::{Denial, Info, Narrowing, NotHeld, Permit, Policy, Why};
+use crate::wire::{Ask, Reason, Refusal};
 
 /// A policy, and what has become of it for one worker: the phase, what has been narrowed, and what has been used up.
 /// It only ever becomes less, but for a change of phase, which is the broker's word.
@@ -18,6 +18,7 @@ pub struct Standing {
 #[derive(Debug)]
 struct State {
     phase: usize,
+    kept: Narrowing,
     /// By the rules' places among those that grant one time.
     used_up: Box<[bool]>,
 }
@@ -33,7 +34,7 @@ impl Standing {
     pub fn new(policy: impl Into<Arc<Policy>>) -> Self {
         let policy = policy.into();
         let used_up = vec![false; policy.once as usize].into();
-        Self { policy, state: Mutex::new(State { phase: 0, used_up }) }
+        Self { policy, state: Mutex::new(State { phase: 0, kept: Narrowing::new(), used_up }) }
     }
 
     /// The policy.
@@ -54,14 +55,19 @@ impl Standing {
     /// As for [`Policy::decide`].
     pub fn decide<'p>(&'p self, ask: &Ask<'p>) -> Result<Permit<'p>, Denial<'p>> {
         let state = self.state();
-        let permit = self.policy.judge(state.phase, ask).map_err(|denial| self.over(&state, ask, denial))?;
-        let denied = |why| {
+        let mut permit = self.policy.judge(state.phase, ask).map_err(|denial| self.over(&state, ask, denial))?;
+        let denied = |rule, why| {
             let refusal = Refusal { reason: Reason::Denied, errno: self.policy.refuse_with };
-            Err(Denial { refusal, rule: permit.rule(), why })
+            Err(Denial { refusal, rule, why })
         };
-        if permit.rules().filter_map(Info::once).any(|once| state.used_up[once]) {
-            return denied(Why::UsedUp);
+        let spent = |rule: &&Info| rule.once().is_some_and(|once| state.used_up[once]);
+        if let Some(rule) = permit.rules().find(spent) {
+            return denied(Some(rule), Why::UsedUp);
         }
+        if !state.kept.permits(ask) {
+            return denied(permit.rule(), Why::Narrowed);
+        }
+        state.kept.restrict(&mut permit);
         Ok(permit)
     }
 
@@ -71,9 +77,18 @@ impl Standing {
         if earlier { Denial { why: Why::PhaseOver, ..denial } } else { denial }
     }
 
-    /// Has less from now on, by the worker's own word.
-    pub(crate) fn narrow(&self, _narrow: Narrow<'_>) -> Result<(), Refusal> {
-        todo!()
+    /// Leaves less from now on, from the next decision on, in this phase and in later ones. May be said any number of
+    /// times; what is remembered is the last of them, which all before it hold.
+    ///
+    /// # Errors
+    /// It asks for more than is held: than the rules of this phase or a later one are about, or than earlier narrowings
+    /// have left. Nothing changes.
+    pub fn narrow(&self, narrowing: &Narrowing) -> Result<(), NotHeld> {
+        let mut state = self.state();
+        let kept = state.kept.narrowed(narrowing)?;
+        self.policy.holds(state.phase, narrowing)?;
+        state.kept = kept;
+        Ok(())
     }
 
     /// Says that what `rule` granted has been had.

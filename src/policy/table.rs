@@ -6,12 +6,14 @@ use std::net::IpAddr;
 use super::ancestors;
 use super::network::{Networks, Ports};
 use super::pattern::Patterns;
-use crate::wire::{ABSTRACT_MAX, Right, SocketType};
+use crate::wire::{ABSTRACT_MAX, Right, Rights, SocketType};
 
 /// The rules of one phase, by what they are about. The numbers are places in the policy's list of rules.
 #[derive(Debug, Default)]
 pub(super) struct Table {
     pub(super) allowed: Files,
+    /// All that its rules grant.
+    pub(super) rights: Rights,
     pub(super) denied: Files,
     pub(super) scratch: Option<u32>,
     pub(super) networks: [Networks<u32>; Use::ALL.len()],
@@ -68,14 +70,15 @@ pub(super) enum Found<'a> {
 }
 
 impl Files {
-    /// The most specific rule about `path`: an exact one before a pattern, a pattern before a tree, the nearest tree. A
-    /// tree's rule is about its own directory only where `itself` says that this counts.
+    /// The most specific rule about `path`: an exact one before a pattern, a pattern before a tree, the nearest tree. The
+    /// rule of a tree, or of a pattern that ends in `**`, is about its own directory only where `itself` says that this
+    /// counts.
     pub(super) fn find<'a>(&self, path: &'a [u8], itself: bool) -> Option<(u32, Found<'a>)> {
         if let Some(rule) = self.exact.get(path) {
             return Some((*rule, Found::Exact));
         }
-        if let Some((rule, name)) = self.patterns.find(path) {
-            return Some((rule, Found::Beneath(name)));
+        if let Some((rule, name)) = self.patterns.find(path, itself) {
+            return Some((rule, name.map_or(Found::Itself, Found::Beneath)));
         }
         if itself {
             if let Some(rule) = self.trees.get(path) {

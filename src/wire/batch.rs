@@ -14,8 +14,8 @@ impl<'a> Batch<'a> {
     /// Puts requests into `buffer`, as the body of a batch.
     ///
     /// # Errors
-    /// [`TooLong`]: they do not fit, are more than [`MAX_BATCH`], or one of them cannot stand in a batch (hello, narrow,
-    /// call, and a batch).
+    /// [`TooLong`]: they do not fit, are none or more than [`MAX_BATCH`], or one of them cannot stand in a batch (hello,
+    /// narrow, call, and a batch).
     pub fn encode<'b, 'x>(asks: impl IntoIterator<Item = Ask<'x>>, buffer: &'b mut [u8]) -> Result<Batch<'b>, TooLong> {
         let mut len = 0;
         for (n, ask) in asks.into_iter().enumerate() {
@@ -23,7 +23,7 @@ impl<'a> Batch<'a> {
             let written = if n < MAX_BATCH { ask.encode_item(item)? } else { return Err(TooLong) };
             len += written;
         }
-        Ok(Batch(&buffer[..len]))
+        if len == 0 { Err(TooLong) } else { Ok(Batch(&buffer[..len])) }
     }
 
     pub(super) fn decode(body: &'a [u8]) -> Option<Self> {
@@ -59,6 +59,10 @@ impl<'a> Iterator for Items<'a> {
         let mut reader = Reader::new(self.0);
         let (verb, reserved, len) = (reader.u8()?, reader.u8()?, reader.u16()?);
         let (body, rest) = reader.rest().split_at_checked(len.into())?;
+        // Not read at all: batches within batches would take a stack as deep as the worker likes.
+        if verb == request::BATCH {
+            return None;
+        }
         let ask = match request::decode_body(verb, body) {
             Some(Ok(ask)) if ask.stands_in_a_batch() => Ok(ask),
             None => Err(verb),
@@ -123,7 +127,10 @@ impl<'a> Iterator for AnswerItems<'a> {
 pub struct AnswersWriter<'b> {
     buffer: &'b mut [u8],
     len: usize,
+    answers: usize,
     descriptors: u16,
+    /// What refusals instead of the grants so far would take beyond them.
+    spare: usize,
 }
 
 impl<'b> AnswersWriter<'b> {
@@ -132,19 +139,20 @@ impl<'b> AnswersWriter<'b> {
 
     /// Nothing answered yet.
     pub fn new(buffer: &'b mut [u8]) -> Self {
-        Self { buffer, len: 0, descriptors: 0 }
+        Self { buffer, len: 0, answers: 0, descriptors: 0, spare: 0 }
     }
 
-    /// Bytes that the next answer's data may have, if `further` more answers are to find room for a refusal each.
+    /// Bytes that the next answer's data may have, if `further` more answers are to find room for a refusal each, and
+    /// so are those that carry descriptors, in case these cannot be sent.
     #[must_use]
     pub fn room(&self, further: usize) -> usize {
-        self.buffer.len().saturating_sub(self.len + ITEM_LEN + further * Self::REFUSAL_LEN)
+        self.buffer.len().saturating_sub(self.len + self.spare + ITEM_LEN + further * Self::REFUSAL_LEN)
     }
 
     /// Puts the next answer.
     ///
     /// # Errors
-    /// [`TooLong`]: there is no room for it, or it is a batch.
+    /// [`TooLong`]: there is no room for it, there are [`MAX_BATCH`] already, or it is a batch.
     pub fn put(&mut self, answer: Answer<'_>) -> Result<(), TooLong> {
         let refusal;
         let (verb, descriptors, body) = match answer {
@@ -156,9 +164,16 @@ impl<'b> AnswersWriter<'b> {
             Answer::Batch(_) => return Err(TooLong),
         };
         let count = u8::try_from(descriptors).map_err(|_| TooLong)?;
+        if self.answers == MAX_BATCH {
+            return Err(TooLong);
+        }
         let len = put_item(self.buffer.get_mut(self.len..).ok_or(TooLong)?, verb, count, &[body])?;
         self.len += len;
+        self.answers += 1;
         self.descriptors += descriptors;
+        if descriptors > 0 {
+            self.spare += Refusal::LEN.saturating_sub(body.len());
+        }
         Ok(())
     }
 

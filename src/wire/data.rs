@@ -159,9 +159,9 @@ impl<'b> EntriesWriter<'b> {
     /// Puts one entry.
     ///
     /// # Errors
-    /// [`TooLong`]: there is no room for it.
+    /// [`TooLong`]: there is no room for it, or its name has not 1 to 255 bytes.
     pub fn put(&mut self, entry: Entry<'_>) -> Result<(), TooLong> {
-        let len = u8::try_from(entry.name.len()).map_err(|_| TooLong)?;
+        let len = u8::try_from(entry.name.len()).ok().filter(|len| *len > 0).ok_or(TooLong)?;
         let mut writer = Writer::new(self.buffer.get_mut(self.len..).ok_or(TooLong)?);
         writer.put(&entry.inode.to_le_bytes());
         writer.put(&[entry.file_type, len]);

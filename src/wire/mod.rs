@@ -15,16 +15,17 @@
 //! | 16 | 2 | descriptor count | descriptors that ride on this message, exactly |
 //! | 18 | 2 | flags | reserved: 0, or the message is malformed |
 //!
-//! A message is at most [`MAX_MESSAGE`] bytes with its header.
+//! A request is at most [`MAX_MESSAGE`] bytes with its header, a reply at most [`MAX_REPLY`].
 //!
 //! # Requests
 //!
 //! | verb | name | body | granted with |
 //! |-----:|------|------|--------------|
 //! | 0x01 | hello | empty | nothing |
+//! | 0x02 | narrow | sections, each of another kind, in the order of their tags; there may be none | nothing |
 //! | 0x10 | open | u16 [access](Access), then a path to the end of the body | a file |
 //! | 0x11 | scratch | empty | an unnamed temporary file, open for reading and writing |
-//! | 0x12 | list | u64 where to go on, then a path | [data](Entries): a part of the directory |
+//! | 0x12 | list | u64 where to go on, 0 at first, then a path | [data](Entries): a part of the directory |
 //! | 0x13 | stat | path | [data](Stat), 56 bytes |
 //! | 0x14 | readlink | path | data: the link's target |
 //! | 0x15 | mkdir | path | nothing |
@@ -52,11 +53,43 @@
 //! | 20 | 4 | scope id | family 6 only |
 //! | 4 | to the end | path or name | families 1 and 2: as in other requests; a name of 1 to 107 bytes, without its NUL |
 //!
+//! # Section of a narrowing
+//!
+//! | offset | size | field | value |
+//! |-------:|-----:|-------|-------|
+//! | 0 | 1 | tag | what is narrowed: one of the next table |
+//! | 1 | 1 | reserved | 0 |
+//! | 2 | 2 | length | bytes of all items |
+//! | 4 | length | items | all that is kept of this kind |
+//!
+//! | tag | kept | items |
+//! |----:|------|-------|
+//! | 1 | rights | u32 [rights](Rights), one time |
+//! | 2 | paths | names: each is kept with everything beneath it |
+//! | 3 | where sockets are connected to | networks |
+//! | 4 | where sockets listen or are bound | networks |
+//! | 5 | hosts, of connections by name | names |
+//! | 6 | abstract UNIX names | names |
+//! | 7 | services | names |
+//!
+//! A name is its length (u16) and its bytes. A network has, at most [256](MAX_NETWORKS) times in a section:
+//!
+//! | offset | size | field | value |
+//! |-------:|-----:|-------|-------|
+//! | 0 | 1 | family | 4 or 6 |
+//! | 1 | 1 | prefix length | 0 to 32, or to 128 |
+//! | 2 | 2 | first port | |
+//! | 4 | 2 | last port | not below the first |
+//! | 6 | 4 or 16 | address | in network order, as written; no bits beyond the prefix, and not IPv4 in IPv6 form |
+//!
+//! A kind without a section is left as it was; a section without items (rights: 0) leaves nothing of its kind. What asks
+//! for more than is held is refused (reason 7, EPERM), and nothing changes.
+//!
 //! # Item of a batch
 //!
 //! | offset | size | field | value |
 //! |-------:|-----:|-------|-------|
-//! | 0 | 1 | verb | a request's, but for hello, call and batch |
+//! | 0 | 1 | verb | a request's, but for hello, narrow, call and batch |
 //! | 1 | 1 | reserved | 0 |
 //! | 2 | 2 | body length | |
 //! | 4 | body length | body | the verb's |
@@ -92,6 +125,7 @@ mod address;
 mod batch;
 mod cursor;
 mod data;
+mod narrow;
 mod reply;
 mod request;
 mod right;
@@ -101,8 +135,10 @@ pub use access::Access;
 pub use address::{ABSTRACT_MAX, Address};
 pub use batch::{Answers, AnswersWriter, Batch};
 pub use data::{Entries, EntriesWriter, Entry, Stat};
+pub use narrow::{MAX_NETWORKS, Narrow};
+pub(crate) use narrow::{NarrowWriter, section};
 pub use reply::{Answer, Reason, Refusal, Reply};
-pub use request::{Ask, Narrow, Request};
+pub use request::{Ask, Request};
 pub use right::{Right, Rights, UnknownRight};
 pub use socket_type::{SocketType, UnknownSocketType};
 
@@ -134,8 +170,8 @@ pub enum Malformed {
     /// A version that this crate does not speak.
     #[error("version {0} of the wire is not known here (this is version 1)")]
     Version(u8),
-    /// More bytes than [`MAX_MESSAGE`].
-    #[error("the message is over 65536 bytes")]
+    /// More bytes than [`MAX_MESSAGE`], or for a reply than [`MAX_REPLY`].
+    #[error("the message is over 65536 bytes, or the reply over 16384")]
     Oversize,
     /// The body length in the header is not what follows the header.
     #[error("the header says {declared} bytes of body, {actual} came")]
@@ -169,9 +205,10 @@ pub enum Malformed {
     },
 }
 
-/// The buffer given to an `encode` is too small, or the message would be over [`MAX_MESSAGE`].
+/// The buffer given to an `encode` is too small, the message would be over [`MAX_MESSAGE`] (a reply, [`MAX_REPLY`]), or a
+/// part of it has a length or a number that the wire does not take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the message does not fit: a message has at most 65536 bytes")]
+#[error("it does not fit: a request has at most 65536 bytes, a reply 16384, and each name at least one")]
 pub struct TooLong;
 
 /// The checked header of one message, and its body.

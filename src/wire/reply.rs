@@ -2,7 +2,7 @@
 
 use std::{fmt, io};
 
-use super::{Answers, Frame, Malformed, Reader, TooLong};
+use super::{Answers, Frame, MAX_REPLY, Malformed, Reader, TooLong};
 
 /// One reply as it stands on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,6 +117,9 @@ impl<'a> Reply<'a> {
     /// [`Malformed`].
     pub fn decode(bytes: &'a [u8], descriptors: usize) -> Result<Self, Malformed> {
         let Frame { verb, id, descriptors: count, body } = Frame::decode(bytes, descriptors)?;
+        if bytes.len() > MAX_REPLY {
+            return Err(Malformed::Oversize);
+        }
         let answer = match verb {
             GRANTED => Some(Answer::Granted { descriptors: count, data: body }),
             REFUSED if count == 0 => Refusal::decode(body).map(Answer::Refused),
@@ -127,12 +130,14 @@ impl<'a> Reply<'a> {
         Ok(Self { id, answer: answer.ok_or(Malformed::Body(verb))? })
     }
 
-    /// Puts the message into `buffer` ([`MAX_REPLY`](super::MAX_REPLY) bytes hold any) and answers its length. It is to
+    /// Puts the message into `buffer` ([`MAX_REPLY`] bytes hold any) and answers its length. It is to
     /// be sent with `descriptors` descriptors, which the answer knows, but for a batch's.
     ///
     /// # Errors
-    /// [`TooLong`] when it does not fit.
+    /// [`TooLong`] when it does not fit, or is over [`MAX_REPLY`].
     pub fn encode(&self, descriptors: u16, buffer: &mut [u8]) -> Result<usize, TooLong> {
+        let room = buffer.len().min(MAX_REPLY);
+        let buffer = &mut buffer[..room];
         match self.answer {
             Answer::Granted { data, .. } => Frame::encode(GRANTED, self.id, descriptors, &[data], buffer),
             Answer::Refused(refusal) => Frame::encode(REFUSED, self.id, 0, &[&refusal.encode()], buffer),

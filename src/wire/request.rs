@@ -3,7 +3,9 @@
 use std::fmt;
 
 use super::batch::put_item;
-use super::{Access, Address, Batch, Frame, Malformed, Reader, Right, Rights, SocketType, TooLong};
+use super::{
+    ABSTRACT_MAX, Access, Address, Batch, Frame, Malformed, Narrow, Reader, Right, Rights, SocketType, TooLong,
+};
 
 /// One request as it stands on the wire. Decoding says that it is well-formed; whether it is allowed, and whether
 /// the path has the right form, is for the policy to say.
@@ -165,7 +167,8 @@ impl fmt::Display for Ask<'_> {
             _ => f.write_str(self.verb())?,
         }
         match self {
-            Self::Hello | Self::Scratch | Self::Narrow(_) | Self::Open { .. } => Ok(()),
+            Self::Hello | Self::Scratch | Self::Open { .. } => Ok(()),
+            Self::Narrow(narrow) => narrow.fmt(f),
             Self::List { path, .. }
             | Self::Stat(path)
             | Self::Readlink(path)
@@ -188,12 +191,9 @@ impl fmt::Display for Ask<'_> {
     }
 }
 
-/// A narrowing as it stands on the wire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Narrow<'a>(&'a [u8]);
-
 mod verb {
     pub(super) const HELLO: u8 = 0x01;
+    pub(super) const NARROW: u8 = 0x02;
     pub(super) const OPEN: u8 = 0x10;
     pub(super) const SCRATCH: u8 = 0x11;
     pub(super) const LIST: u8 = 0x12;
@@ -208,8 +208,9 @@ mod verb {
     pub(super) const CONNECT: u8 = 0x22;
     pub(super) const CONNECT_NAME: u8 = 0x23;
     pub(super) const CALL: u8 = 0x30;
-    pub(super) const BATCH: u8 = 0x40;
+    pub(in crate::wire) const BATCH: u8 = 0x40;
 }
+pub(super) use verb::BATCH;
 
 impl<'a> Request<'a> {
     /// Reads one message, which came with `descriptors` descriptors.
@@ -231,7 +232,8 @@ impl<'a> Request<'a> {
     /// Puts the message into `buffer` and answers its length.
     ///
     /// # Errors
-    /// [`TooLong`] when it does not fit.
+    /// [`TooLong`] when it does not fit, or when a name in it is empty or longer than the wire takes: a service's has 1
+    /// to 255 bytes, an abstract socket's 1 to [`ABSTRACT_MAX`].
     pub fn encode(&self, buffer: &mut [u8]) -> Result<usize, TooLong> {
         self.ask.encode_body(|verb, parts| Frame::encode(verb, self.id, 0, parts, buffer))
     }
@@ -246,6 +248,7 @@ pub(super) fn decode_body(verb: u8, body: &[u8]) -> Option<Result<Ask<'_>, BadBo
     let mut reader = Reader::new(body);
     let ask = match verb {
         verb::HELLO => empty(Ask::Hello),
+        verb::NARROW => Narrow::decode(body).map(Ask::Narrow),
         verb::OPEN => reader.u16().map(|bits| Ask::Open { access: Access::from_bits(bits), path: reader.rest() }),
         verb::SCRATCH => empty(Ask::Scratch),
         verb::LIST => reader.u64().map(|from| Ask::List { path: reader.rest(), from }),
@@ -294,7 +297,7 @@ impl Ask<'_> {
     fn encode_body(&self, put: impl FnOnce(u8, &[&[u8]]) -> Result<usize, TooLong>) -> Result<usize, TooLong> {
         match *self {
             Self::Hello => put(verb::HELLO, &[]),
-            Self::Narrow(_) => Err(TooLong),
+            Self::Narrow(narrow) => put(verb::NARROW, &[narrow.bytes()]),
             Self::Open { access, path } => put(verb::OPEN, &[&access.bits().to_le_bytes(), path]),
             Self::Scratch => put(verb::SCRATCH, &[]),
             Self::List { path, from } => put(verb::LIST, &[&from.to_le_bytes(), path]),
@@ -314,7 +317,7 @@ impl Ask<'_> {
                 put(verb::CONNECT_NAME, &[&[socket.code(), 0], &port.to_le_bytes(), host])
             }
             Self::Call { service, rights, bytes } => {
-                let len = u8::try_from(service.len()).map_err(|_| TooLong)?;
+                let len = u8::try_from(service.len()).ok().filter(|len| *len > 0).ok_or(TooLong)?;
                 put(verb::CALL, &[&rights.bits().to_le_bytes(), &[len], service, bytes])
             }
             Self::Batch(batch) => put(verb::BATCH, &[batch.bytes()]),
@@ -328,6 +331,9 @@ fn put_address(
     address: Address<'_>,
     put: impl FnOnce(u8, &[&[u8]]) -> Result<usize, TooLong>,
 ) -> Result<usize, TooLong> {
+    if matches!(address, Address::Abstract(name) if !(1..=ABSTRACT_MAX).contains(&name.len())) {
+        return Err(TooLong);
+    }
     let (fixed, rest) = address.encode(socket);
     put(verb, &[fixed.bytes(), rest])
 }

@@ -83,10 +83,15 @@ use crate::wire::{Reason, Refusal};
 ///
 /// At most 1,000 records of requests a second are taken of each worker, unless said
 /// [otherwise](Self::max_per_second).
+///
+/// `Send + Sync`. Takes its memory at the beginning, and none for a record, unless a rule has a text of KiBs.
 pub struct JsonLines<W> {
     lines: Mutex<Lines<W>>,
     per_second: Option<NonZeroU32>,
 }
+
+/// Bytes for a line: what came from a worker takes at most 44 KiB of it.
+const ROOM: usize = 48 << 10;
 
 struct Lines<W> {
     writer: W,
@@ -101,7 +106,7 @@ impl<W: Write + Send> JsonLines<W> {
     /// Writes to `writer`, at most 1,000 records of requests a second of each worker.
     #[must_use]
     pub fn new(writer: W) -> Self {
-        let lines = Lines { writer, line: Vec::with_capacity(1024), torn: false, lost: 0, error: None };
+        let lines = Lines { writer, line: Vec::with_capacity(ROOM), torn: false, lost: 0, error: None };
         Self { lines: Mutex::new(lines), per_second: NonZeroU32::new(1_000) }
     }
 

@@ -189,13 +189,14 @@ impl PolicyFile {
         if let Some(Refusal(errno)) = self.text.refuse_with {
             builder = builder.refuse_with(errno);
         }
-        let options: [(bool, fn(PolicyBuilder) -> PolicyBuilder); 3] = [
-            (self.text.stat_leading_directories, PolicyBuilder::stat_leading_directories),
-            (self.text.mkdir_says_exists, PolicyBuilder::mkdir_says_exists),
-            (self.text.worker_is_confined, PolicyBuilder::worker_is_confined),
-        ];
-        for (_, option) in options.into_iter().filter(|(said, _)| *said) {
-            builder = option(builder);
+        if self.text.stat_leading_directories {
+            builder = builder.stat_leading_directories();
+        }
+        if self.text.mkdir_says_exists {
+            builder = builder.mkdir_says_exists();
+        }
+        if self.text.worker_is_confined {
+            builder = builder.worker_is_confined();
         }
         let mut rules = Vec::with_capacity(self.places.len());
         for (Entry { phase, denies, rule, .. }, place) in self.text.entries().zip(&self.places) {

@@ -136,6 +136,9 @@ impl Wrong {
 /// What makes a path of a name that may have templates in it.
 pub(super) type Expand<'a> = &'a dyn Fn(&'static str, &Name) -> Result<PathBuf, Wrong>;
 
+/// What sets an option of a rule.
+type Set<T> = fn(T) -> T;
+
 impl RuleText {
     /// The rule that this makes.
     pub(super) fn rule(&self, denies: bool, expand: Expand<'_>) -> Result<Rule, Wrong> {
@@ -245,7 +248,7 @@ impl RuleText {
         let socket_mode = needed(self.socket_mode, "socket-mode", rights, &[Right::Listen, Right::Bind], MODE)?;
         rule = self.unix(rule, rights, socket_mode.map_or(0, |Mode(mode)| mode))?;
         rule = rule.kinds(self.kinds.iter().flat_map(|list| &list.0).map(|kind| kind.0));
-        let options: [(_, fn(FileRule) -> FileRule); 5] = [
+        let options: [(_, Set<FileRule>); 5] = [
             (self.follow_links_within, FileRule::follow_links_within),
             (self.one_file_system, FileRule::one_file_system),
             (self.protect_hard_links, FileRule::protect_hard_links),
@@ -328,7 +331,7 @@ impl RuleText {
             rule = rule.timeout(time);
         }
         rule = rule.answers_within(self.answers_within.iter().flat_map(|list| &list.0).map(|network| network.0));
-        let options: [(_, fn(SocketRule) -> SocketRule); 4] = [
+        let options: [(_, Set<SocketRule>); 4] = [
             (self.reuse_port, SocketRule::reuse_port),
             (self.dual_stack, SocketRule::dual_stack),
             (self.nonblocking, SocketRule::nonblocking),

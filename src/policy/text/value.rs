@@ -463,7 +463,13 @@ impl NumberOrText for Refusal {
 
     fn of_text(text: &str) -> Result<Self, String> {
         let names = || named_errnos().map(|(_, name)| name);
-        let found = named_errnos().find(|(_, name)| name == text);
+        // Second names of the same numbers.
+        let name = match text {
+            "EWOULDBLOCK" => "EAGAIN",
+            "ENOTSUP" => "EOPNOTSUPP",
+            name => name,
+        };
+        let found = named_errnos().find(|(_, other)| other == name);
         found.map(|(errno, _)| Self(errno)).ok_or_else(|| {
             let all: Vec<String> = names().collect();
             let hint = hint(text, all.iter().map(String::as_str));
