@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::super::Failure;
 use super::super::json::Json;
-use super::{Verdict, parts};
+use super::{Verdict, parts, speaks_of};
 use crate::policy::inspect::{FileScope, Given};
 use crate::policy::{PolicyBuilder, PolicyFile, Rule, Values, Why, lines};
 use crate::wire::{Address, Ask, SocketType};
@@ -24,6 +24,8 @@ pub(super) struct Advice {
 enum Step {
     /// A denial stands in the way.
     Remove { number: u32, what: String },
+    /// A rule holds in an earlier phase only.
+    Always { number: u32, what: String },
     /// Lines for a new rule.
     Add { toml: String, note: Option<String> },
     /// Lines in the place of a rule's.
@@ -68,6 +70,17 @@ impl Advice {
                 (Some(Why::Denied), Some(rule)) => {
                     self.steps.push(Step::Remove { number: changed.original(rule.number), what: rule.text.clone() });
                     changed.remove(rule.number);
+                }
+                (Some(Why::PhaseOver), _) => {
+                    let Some(earlier) = earlier(&changed.builder, ask)? else { return Ok(Err(verdict.because())) };
+                    let (number, what) =
+                        (changed.original(earlier.number), format!("{} ({})", earlier.object(), earlier.place()));
+                    let always = changed.builder.only(earlier);
+                    changed.builder = changed.builder.clone().without(earlier.number).and(always);
+                    self.steps.push(Step::Always { number, what });
+                    // Its numbers are those of another order now: one such step is enough.
+                    let verdict = Verdict::of(changed.builder.clone(), phase, ask)?;
+                    return Ok(if verdict.allowed { Ok(()) } else { Err(verdict.because()) });
                 }
                 (Some(Why::NoRule), _) if mapped(ask) => {
                     return Ok(Err(
@@ -120,6 +133,7 @@ impl Advice {
         let step = |step: &Step| {
             let (what, number, toml) = match step {
                 Step::Remove { number, .. } => ("remove", Some(*number), None),
+                Step::Always { number, .. } => ("always", Some(*number), None),
                 Step::Add { toml, .. } => ("add", None, Some(toml)),
                 Step::Replace { number, toml, .. } => ("replace", Some(*number), Some(toml)),
             };
@@ -152,6 +166,11 @@ impl fmt::Display for Advice {
                     "{then}, take rule {number} away, or make it narrower: while it stands, nothing allows what it \
                      denies.\n\n    {what}"
                 )?,
+                Step::Always { number, what } => write!(
+                    f,
+                    "{then}, write rule {number} outside of the phases, or in this one as well: it has ended with its \
+                     phase.\n\n    {what}"
+                )?,
                 Step::Add { toml, note } => {
                     write!(f, "{then}, add:\n\n{}", indented(toml))?;
                     if let Some(note) = note {
@@ -169,6 +188,16 @@ impl fmt::Display for Advice {
 
 fn indented(toml: &str) -> String {
     toml.lines().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n")
+}
+
+/// The rule of a phase that grants it there.
+fn earlier<'b>(builder: &'b PolicyBuilder, ask: &Ask<'_>) -> Result<Option<Given<'b>>, Failure> {
+    for given in builder.given().filter(|given| given.phase.is_some() && !given.denies) {
+        if speaks_of(builder, given, ask)? {
+            return Ok(Some(given));
+        }
+    }
+    Ok(None)
 }
 
 /// A policy on the way to one that allows it. Its rules have other numbers once some are gone.
