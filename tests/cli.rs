@@ -186,6 +186,30 @@ fn u_01_run_writes_json_lines() {
     assert!(status == 7 && said.is_empty(), "{said}");
 }
 
+/// A worker that is no Rust, of examples/worker.py: what it is granted is what `explain` says.
+#[test]
+fn run_serves_a_worker_in_python() {
+    let python = Path::new("/usr/bin/python3");
+    if !python.exists() {
+        return eprintln!("SKIPPED: no {}", python.display());
+    }
+    let (_guard, at, policy) = scene(POLICY);
+    let requests: Vec<String> = ["read a", "write a", "read secret", "stat a", "append secret"]
+        .map(|request| request.replace(' ', &format!(" {}/", at.display())))
+        .into();
+    let mut command = fdbroker();
+    command.args(["run", "--audit", "none"]).arg(&policy).arg("--").arg(python);
+    command.args(["-I", "-c", include_str!("../examples/worker.py")]).args(&requests);
+    let (status, said, error) = ran(&mut command);
+    assert_eq!(status, 0, "{said}{error}");
+    for request in &requests {
+        let granted = said.contains(&format!("{request}: granted: "));
+        let refused = said.contains(&format!("{request}: refused: denied EACCES"));
+        let (explained, ..) = ran(fdbroker().arg("explain").arg(&policy).arg(request));
+        assert_eq!((granted, refused), (explained == 0, explained == 1), "{request}: {said}");
+    }
+}
+
 /// What Python makes of it; `None` where there is no Python.
 fn python(script: &str, input: &str) -> Option<String> {
     let started = Command::new("python3").args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
