@@ -107,6 +107,9 @@ const WRONG: &[(&str, (usize, usize), &str)] = &[
     ("[[allow]]\nconnect = '10.0.0.1:80'\ntimeout = 0\n", (3, 11), "0 is no time to wait: write"),
     ("[[allow]]\nconnect = '10.0.0.1:80'\ntimeout = nan\n", (3, 11), "NaN is no time to wait: write"),
     ("[[allow]]\nconnect = '10.0.0.1:80'\ntimeout = -1.5\n", (3, 11), "-1.5 is no time to wait: write"),
+    ("[[allow]]\nfile = '/a'\nrights = ['connect']\nsockets = ['stream']\nbacklog = 5\n", (5, 1), "grants none"),
+    ("[[allow]]\nfile = '/a'\nrights = ['read']\ntimeout = 5\n", (4, 1), "grants none"),
+    ("[[allow]]\nfile = '/a'\nrights = ['read']\nnonblocking = true\n", (4, 1), "grants none"),
     ("[[allow]]\nlisten = '10.0.0.1:80'\nbacklog = 65536\n", (3, 11), "65536 are not connections that can wait"),
     (
         "[[allow]]\nfile = '/a'\nrights = ['create']\ncreate-mode = 640\n",

@@ -162,7 +162,8 @@ fn m_07_rules_that_cannot_both_stand_are_named_with_their_places() {
     let (file, sub) = (root.join("file"), root.join("sub"));
     let (address, network) = ("127.0.0.1:80".parse().unwrap(), "127.0.0.0/8".parse::<Network>().unwrap());
     // Whether each allows, and whether they are duplicates. Each rule has a line of its own.
-    let pairs: Vec<((bool, Rule), (bool, Rule), bool)> = vec![
+    type Effect = (bool, Rule);
+    let pairs: Vec<(Effect, Effect, bool)> = vec![
         (
             (true, Rule::file(&file).read().into()), //
             (true, Rule::file(&file).write().into()),

@@ -408,7 +408,11 @@ fn spawn_with_closed(stdout: &str, file: &Path, garbage: &Path, policy: Policy) 
     let (audit, requests) = std::sync::mpsc::sync_channel(0);
     let broker = Broker::new().audit(move |record| drop(audit.send(record.to_string())));
     let service = broker.serve("worker", channel, policy).map_err(|error| error.to_string())?;
-    // Its greeting and two opens: the first of them has arrived.
+    // The service's start, the worker's greeting and two opens: the first of them has arrived.
+    let start = requests.recv_timeout(PATIENCE).map_err(|error| error.to_string())?;
+    if !start.starts_with("worker: start") {
+        return Err(start);
+    }
     for _ in 0..3 {
         let line = requests.recv_timeout(PATIENCE).map_err(|error| error.to_string())?;
         if !line.ends_with("granted") {

@@ -405,8 +405,11 @@ fn a_worker_that_makes_standard_error_non_blocking_is_killed_all_the_same() {
 fn a_policy_that_fails_starts_no_worker() {
     let output = run(&["policy fails"]);
     assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
-    let said = stdout(&output);
-    assert!(said.starts_with("making the policy: ") && said.contains(": rule for not absolute: "), "{said}");
+    assert!(
+        stdout(&output).starts_with("making the policy: ") && stdout(&output).contains(": rule for not absolute"),
+        "{}",
+        stdout(&output)
+    );
 }
 
 fn a_worker_that_cannot_be_started() {

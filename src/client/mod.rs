@@ -448,6 +448,9 @@ impl Client {
                 *dead = false;
                 return Err(channel_error(error));
             }
+            Err(ChannelError::TooManyDescriptors { .. }) => {
+                return Err(not_a_broker(ask, format_args!("more descriptors than the {budget} that are due at most")));
+            }
             Err(error) => return Err(channel_error(error)),
         }
         let came = reply.fds().len();

@@ -218,7 +218,9 @@ impl Model {
     fn stat(&self, phase: usize, path: &[u8]) -> Verdict {
         let verdict = self.path(phase, path, true, Right::Stat.into(), None);
         match &verdict {
-            Err(No { why: Why::NoRule, .. }) if self.stat_leading && self.leads(phase, path) => Ok(Vec::new()),
+            Err(No { why: Why::NoRule | Why::Lacks(_), .. }) if self.stat_leading && self.leads(phase, path) => {
+                Ok(Vec::new())
+            }
             _ => verdict,
         }
     }

@@ -479,8 +479,9 @@ pub fn answer(standing: &Standing, ask: &Ask<'_>) -> String {
             for (n, part) in grant.split("fd: ").enumerate() {
                 terms += if n == 0 { part } else { part.trim_start_matches(|c: char| c.is_ascii_digit()) };
             }
-            // What a listing hides is a reference to the policy.
+            // What a listing hides is a reference to the policy; what a name may stand for, to its denials as well.
             let terms = if matches!(ask, Ask::List { .. }) { "" } else { &terms };
+            let (terms, _) = terms.split_once(", table: ").unwrap_or((terms, ""));
             format!("granted {:?}: {terms}", rule(permit.rule()))
         }
         Err(denial) => format!("{:?} {:?} {:?}", denial.refusal(), rule(denial.rule()), denial.why()),

@@ -98,6 +98,7 @@ use crate::wire::Rights;
 /// | `one-file-system` | `true`: [no other file system that is mounted inside](super::FileRule::one_file_system) | `false` |
 /// | `protect-hard-links` | `true`: [no file with a second name](super::FileRule::protect_hard_links) | `false` |
 /// | `reopen-root` | `true`: [the directory is opened for each request](super::FileRule::reopen_root) | `false` |
+/// | `nonblocking`, `backlog`, `timeout` | of UNIX sockets, as below | as below |
 /// | `once` | `true`: each worker is granted it one time | `false` |
 ///
 /// # Keys of sockets

@@ -94,6 +94,9 @@ const FILE: &[&str] = &[
     "one-file-system",
     "protect-hard-links",
     "reopen-root",
+    "nonblocking",
+    "backlog",
+    "timeout",
     "once",
 ];
 
@@ -110,6 +113,9 @@ const TREE: &[&str] = &[
     "one-file-system",
     "protect-hard-links",
     "reopen-root",
+    "nonblocking",
+    "backlog",
+    "timeout",
     "once",
 ];
 
@@ -247,6 +253,7 @@ impl RuleText {
         }
         let socket_mode = needed(self.socket_mode, "socket-mode", rights, &[Right::Listen, Right::Bind], MODE)?;
         rule = self.unix(rule, rights, socket_mode.map_or(0, |Mode(mode)| mode))?;
+        rule = self.unix_options(rule, rights)?;
         rule = rule.kinds(self.kinds.iter().flat_map(|list| &list.0).map(|kind| kind.0));
         let options: [(_, Set<FileRule>); 5] = [
             (self.follow_links_within, FileRule::follow_links_within),
@@ -289,6 +296,29 @@ impl RuleText {
             rule = rule.listen(sockets, mode);
         }
         Ok(if rights.contains(Right::Bind) { rule.bind(mode) } else { rule })
+    }
+
+    fn unix_options(&self, mut rule: FileRule, rights: Rights) -> Result<FileRule, Wrong> {
+        const LISTEN: &[Right] = &[Right::Listen];
+        const CONNECT: &[Right] = &[Right::Connect];
+        const ANY: [Right; 3] = [Right::Listen, Right::Bind, Right::Connect];
+        let without = |key, of: &[Right]| match of.iter().any(|right| rights.contains(*right)) {
+            true => Ok(()),
+            false => Err(Wrong::at(key, "it is about sockets, and the rule grants none that it is for")),
+        };
+        if let Some(Connections(connections)) = self.backlog {
+            without("backlog", LISTEN)?;
+            rule = rule.backlog(connections);
+        }
+        if let Some(Seconds(time)) = self.timeout {
+            without("timeout", CONNECT)?;
+            rule = rule.timeout(time);
+        }
+        if self.nonblocking == Some(true) {
+            without("nonblocking", &ANY)?;
+            rule = rule.nonblocking();
+        }
+        Ok(rule)
     }
 
     fn ip(
