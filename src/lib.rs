@@ -36,6 +36,10 @@ compile_error!("fdbroker runs on Linux; its channels, on macOS and the BSDs as w
 mod broker;
 #[forbid(unsafe_code)]
 mod channel;
+#[cfg(all(target_os = "linux", feature = "cli"))]
+#[doc(hidden)]
+#[forbid(unsafe_code)]
+pub mod cli;
 #[cfg(target_os = "linux")]
 #[forbid(unsafe_code)]
 mod client;
@@ -53,6 +57,9 @@ mod sandbox;
 #[cfg(target_os = "linux")]
 #[forbid(unsafe_code)]
 mod split;
+#[cfg(target_os = "linux")]
+#[forbid(unsafe_code)]
+mod supervise;
 mod sys;
 #[cfg(target_os = "linux")]
 #[forbid(unsafe_code)]

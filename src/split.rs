@@ -2,23 +2,18 @@
 
 use std::error::Error;
 use std::fmt;
-use std::io::{self, Write};
-use std::sync::mpsc;
-use std::thread;
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::prctl;
-use nix::sys::signal::{SigSet, Signal, kill};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
-use nix::unistd::Pid;
+use nix::sys::signal::SigSet;
+use nix::sys::wait::WaitStatus;
 
 use crate::broker::{Broker, Record};
 use crate::client::Client;
-use crate::error::{Fault, SplitError};
+use crate::error::SplitError;
 use crate::policy::Policy;
 use crate::sandbox::{Enforced, Sandbox, lockdown};
+use crate::supervise::{exit_code, passed_on, supervise};
 use crate::sys::child;
 
 /// Says to a program that it is the worker. It is no proof: see [`Split::run`].
@@ -92,7 +87,7 @@ impl Split {
     /// arguments as the sandboxed worker, and serves it. It does not return then: when the worker ends, so does this
     /// process, with its exit status, or with 128 and the number of the signal that killed it. SIGHUP, SIGINT, SIGQUIT,
     /// SIGTERM, SIGUSR1 and SIGUSR2 are passed on to the worker, unless the terminal has sent them to both already. A
-    /// worker that commits a [`Fault`] is killed, with a line on standard error.
+    /// worker that commits a [`Fault`](crate::Fault) is killed, with a line on standard error.
     ///
     /// **In the worker** it returns the client, after [`lockdown`]. The worker is a new process image, not a fork:
     /// nothing of the broker's memory is in it, and its address layout is another.
@@ -132,52 +127,10 @@ impl Split {
     where
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        let os = |call| move |source| SplitError::Os { call, source };
         let policy = policy().map_err(|error| SplitError::Policy(error.into()))?;
-        let descriptor =
-            SignalFd::with_flags(signals, SfdFlags::SFD_CLOEXEC).map_err(|errno| os("signalfd")(errno.into()))?;
-
         let sandbox = Sandbox::this_program().args(std::env::args_os().skip(1)).env(MARKER, "1").die_with_parent();
         let sandbox = self.sandbox.into_iter().fold(sandbox, |sandbox, change| change(sandbox));
-        let (mut worker, channel) = sandbox.spawn()?;
-        let pid = Pid::from_raw(worker.id().try_into().unwrap_or(i32::MAX));
-        (self.announce)(worker.enforced());
-        let service = self.broker.serve("worker", channel, policy).map_err(os("starting the broker's thread"))?;
-        let channel = service.channel();
-        let thread = |name: &str| thread::Builder::new().name(name.into());
-        thread("signals")
-            .spawn(move || pass_signals_on(&descriptor, pid))
-            .map_err(os("starting the thread that passes signals on"))?;
-        let (ended, end) = mpsc::channel();
-        thread("service")
-            .spawn(move || {
-                if let Err(fault) = service.wait() {
-                    let _ = kill(pid, Signal::SIGKILL);
-                    complain(&fault);
-                }
-                let _ = ended.send(());
-            })
-            .map_err(os("starting the thread that waits for the service"))?;
-
-        // The worker is left as a zombie until the very end, so that its pid, which two threads have, stays its own.
-        let status = wait_for(pid).map_err(|errno| os("waitid")(errno.into()))?;
-        channel.shut_down();
-        // For the last records of the audit; but nothing that the worker asked for outlives it.
-        let _ = end.recv_timeout(LAST_WORDS);
-        worker.wait().map_err(os("waitpid"))?;
-        Ok(status)
-    }
-}
-
-/// How long the service may take to end when its worker has.
-const LAST_WORDS: Duration = Duration::from_secs(1);
-
-fn wait_for(pid: Pid) -> Result<WaitStatus, Errno> {
-    loop {
-        match waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {
-            Err(Errno::EINTR) => {}
-            status => return status,
-        }
+        supervise(signals, sandbox, &self.broker, policy, self.announce)
     }
 }
 
@@ -206,36 +159,4 @@ fn become_worker() -> Result<Client, SplitError> {
     let client = Client::from_stdin().map_err(|error| not_a_worker(&error))?;
     lockdown()?;
     Ok(client)
-}
-
-fn passed_on() -> SigSet {
-    use Signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
-    [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2].into_iter().collect()
-}
-
-fn pass_signals_on(signals: &SignalFd, worker: Pid) {
-    while let Ok(Some(info)) = signals.read_signal() {
-        // What the kernel sends for a key, it sends to every process of the terminal's foreground group, and the
-        // worker is in ours. (The SIGHUP of a terminal that hangs up it sends to the leader of the session alone.)
-        let is_key = matches!(i32::try_from(info.ssi_signo), Ok(libc::SIGINT | libc::SIGQUIT));
-        let from_terminal = is_key && info.ssi_code == libc::SI_KERNEL;
-        let signal = i32::try_from(info.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok());
-        if let (false, Some(signal)) = (from_terminal, signal) {
-            let _ = kill(worker, signal);
-        }
-    }
-}
-
-/// On the process's standard error: it is the split's own. The worker may share it, and may have filled it up or made
-/// it non-blocking, so this comes after the kill, and its failure is no panic.
-fn complain(fault: &Fault) {
-    let _ = writeln!(io::stderr(), "fdbroker: the worker is killed: {}", fault.to_string().escape_debug());
-}
-
-fn exit_code(status: WaitStatus) -> i32 {
-    match status {
-        WaitStatus::Exited(_, code) => code,
-        WaitStatus::Signaled(_, signal, _) => 128 + signal as i32,
-        _ => 1,
-    }
 }

@@ -6,6 +6,8 @@ mod object;
 mod tracing;
 mod utc;
 
+#[cfg(feature = "cli")]
+pub(crate) use json::Escaped;
 pub use json::JsonLines;
 #[cfg(feature = "tracing")]
 pub use tracing::Tracing;
@@ -19,7 +21,7 @@ use crate::error::Fault;
 use crate::open::Resolver;
 use crate::policy::{Info, Why};
 use crate::wire::{Ask, Refusal};
-use object::{Printable, Shown};
+pub(crate) use object::{Printable, Shown};
 
 /// Takes the records of a broker. Closures of `Fn(&Record)` do, and so does what is shared by an `Arc`. To write them,
 /// there is [`JsonLines`]; to pass them on to the daemon's other events, `Tracing` (feature `tracing`).

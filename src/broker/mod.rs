@@ -8,6 +8,8 @@ mod limits;
 #[cfg(feature = "tracing")]
 pub use audit::Tracing;
 pub use audit::{Audit, Event, JsonLines, Record};
+#[cfg(feature = "cli")]
+pub(crate) use audit::{Escaped, Printable, Shown};
 pub use call::{Call, Gift};
 pub use limits::Limits;
 

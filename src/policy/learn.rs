@@ -39,6 +39,12 @@ impl Learn {
 
     /// Grants it, unless it is what nobody should have for the asking: a descriptor of a directory, or a service.
     pub(super) fn grant<'p>(&'p self, policy: &'p Policy, phase: usize, ask: &Ask<'p>) -> Option<Permit<'p>> {
+        // No rule could be written for it: an IPv4 address in IPv6 form.
+        if let Ask::Listen(_, Address::Ip(ip)) | Ask::Bind(Address::Ip(ip)) | Ask::Connect(_, Address::Ip(ip)) = ask {
+            if ip.ip().to_canonical() != ip.ip() {
+                return None;
+            }
+        }
         let at = |path: &'p [u8]| At { root: &self.root, name: path.get(1..).unwrap_or_default(), way: Way::default() };
         let endpoint = |address| match address {
             Address::Ip(address) => Endpoint::Ip(address),

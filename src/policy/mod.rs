@@ -10,9 +10,15 @@
 mod build;
 mod held;
 mod info;
+#[cfg(feature = "cli")]
+pub(crate) mod inspect;
 mod kept;
 #[cfg(feature = "learn")]
 mod learn;
+#[cfg(all(feature = "learn", feature = "policy-file"))]
+mod learned;
+#[cfg(any(feature = "cli", all(feature = "learn", feature = "policy-file")))]
+mod lines;
 mod narrowing;
 mod network;
 mod pattern;
@@ -28,6 +34,10 @@ mod text;
 pub use build::{PhaseBuilder, PolicyBuilder};
 pub use held::NotHeld;
 pub use info::{Info, Place};
+#[cfg(all(feature = "learn", feature = "policy-file"))]
+pub use learned::Learned;
+#[cfg(feature = "cli")]
+pub(crate) use lines::lines;
 pub use narrowing::Narrowing;
 pub use network::{Network, NetworkError, Ports, PortsError};
 pub(crate) use permit::{Answers, At, Endpoint, Grant, Hidden};
@@ -37,6 +47,8 @@ pub use rule::{FileKind, FileRule, Rule, ScratchRule, ServiceRule, SocketRule};
 pub(crate) use rule::{SocketOptions, Terms};
 pub use standing::{NoSuchPhase, Standing};
 pub use template::{TemplateError, Values, expand};
+#[cfg(feature = "cli")]
+pub(crate) use text::unescaped;
 #[cfg(feature = "policy-file")]
 pub use text::{PolicyFile, TextError, WrittenRule};
 

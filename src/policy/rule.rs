@@ -151,7 +151,7 @@ impl Rule {
 
 /// Which objects a rule about files is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Scope {
+pub(crate) enum Scope {
     Exact,
     Beneath,
     Glob,
@@ -186,7 +186,7 @@ impl FileKind {
         }
     }
 
-    const fn file_type(self) -> libc::mode_t {
+    pub(super) const fn file_type(self) -> libc::mode_t {
         match self {
             Self::Regular => libc::S_IFREG,
             Self::Fifo => libc::S_IFIFO,

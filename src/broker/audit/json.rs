@@ -328,7 +328,7 @@ impl Display for Name {
 
 /// The inside of a JSON string (RFC 8259). All but printable ASCII goes as `\u`, in UTF-16: no reader takes it for the
 /// end of a line, and no terminal for a command.
-struct Escaped<'l>(&'l mut Vec<u8>);
+pub(crate) struct Escaped<'l>(pub(crate) &'l mut Vec<u8>);
 
 impl fmt::Write for Escaped<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {

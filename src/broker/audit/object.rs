@@ -90,7 +90,7 @@ fn first(bytes: &[u8]) -> &[u8] {
 }
 
 /// A request on one line, cut after 16 KiB: a message is much longer than any path that exists.
-pub(super) struct Shown<'r, 'a>(pub(super) &'r Ask<'a>);
+pub(crate) struct Shown<'r, 'a>(pub(crate) &'r Ask<'a>);
 
 impl fmt::Display for Shown<'_, '_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -133,7 +133,7 @@ pub(super) fn word(reason: Reason) -> &'static str {
 
 /// Without control characters and others that cannot be seen: they are escaped as in a Rust string. For what the daemon
 /// wrote.
-pub(super) struct Printable<T>(pub(super) T);
+pub(crate) struct Printable<T>(pub(crate) T);
 
 impl<T: fmt::Display> fmt::Display for Printable<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

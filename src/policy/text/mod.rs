@@ -18,6 +18,8 @@ pub use error::TextError;
 use file::{Entry, FileText};
 use place::Map;
 use rule::{RuleText, Wrong};
+#[cfg(feature = "cli")]
+pub(crate) use value::unescaped;
 use value::{Name, Refusal};
 
 use super::template::{self, Values};

@@ -67,7 +67,7 @@ fn checked<E: Error>(name: Vec<u8>) -> Result<Name, E> {
 }
 
 /// Takes back what [`escape_ascii`](slice::escape_ascii) does, which is how bytes stand in audit records.
-fn unescaped(text: &str) -> Result<Vec<u8>, &'static str> {
+pub(crate) fn unescaped(text: &str) -> Result<Vec<u8>, &'static str> {
     const FORM: &str = r#"a backslash begins one of \xNN (two hexadecimal digits), \\, \n, \r, \t, \' and \""#;
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
