@@ -96,7 +96,7 @@ impl PolicyBuilder {
         self
     }
 
-    /// Allows [stat](FileRule::stat) of the directories above those that rules are about, and of no others, as programs
+    /// Allows [stat](super::FileRule::stat) of the directories above those that rules are about, and of no others, as programs
     /// ask that walk down to a file.
     #[must_use]
     pub fn stat_leading_directories(mut self) -> Self {
@@ -113,7 +113,7 @@ impl PolicyBuilder {
     }
 
     /// The worker has a root directory of its own (chroot(2), pivot_root(2), a container), which is worth nothing with
-    /// a descriptor of a directory outside: a rule that [grants one](FileRule::directory_escape) is then an error.
+    /// a descriptor of a directory outside: a rule that [grants one](super::FileRule::directory_escape) is then an error.
     #[must_use]
     pub fn worker_is_confined(mut self) -> Self {
         self.worker_is_confined = true;
