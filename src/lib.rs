@@ -53,6 +53,9 @@ pub mod open;
 pub mod policy;
 #[cfg(target_os = "linux")]
 #[forbid(unsafe_code)]
+mod resolve;
+#[cfg(target_os = "linux")]
+#[forbid(unsafe_code)]
 mod sandbox;
 #[cfg(target_os = "linux")]
 #[forbid(unsafe_code)]
@@ -68,7 +71,7 @@ pub mod wire;
 #[cfg(all(target_os = "linux", feature = "tracing"))]
 pub use broker::Tracing;
 #[cfg(target_os = "linux")]
-pub use broker::{Audit, Broker, Call, Event, Gift, JsonLines, Limits, Record, Service};
+pub use broker::{Audit, Broker, Call, Event, Gift, JsonLines, Record, Service};
 #[cfg(feature = "tokio")]
 pub use channel::AsyncChannel;
 pub use channel::{Channel, Credentials, DEFAULT_MAX_FDS, Kind, MAX_FDS, Packet, PidFd, raw, typed};
@@ -80,11 +83,11 @@ pub use error::{ChannelError, EndpointError, TakeError};
 #[cfg(target_os = "linux")]
 pub use error::{ClientError, Fault, LockdownError, PolicyError, SpawnError, SplitError};
 #[cfg(target_os = "linux")]
-pub use open::Resolver;
-#[cfg(target_os = "linux")]
-pub use policy::{Policy, Rule};
+pub use policy::{Limits, Policy, Rule};
 #[cfg(all(target_os = "linux", feature = "policy-file"))]
 pub use policy::{PolicyFile, TextError};
+#[cfg(target_os = "linux")]
+pub use resolve::Resolver;
 #[cfg(target_os = "linux")]
 pub use sandbox::{Enforced, Layer, Sandbox, Step, Worker, lockdown};
 #[cfg(target_os = "linux")]

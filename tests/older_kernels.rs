@@ -11,7 +11,7 @@ use std::os::fd::AsFd;
 use std::process::Stdio;
 use std::time::Duration;
 
-use fdbroker::open::Resolver;
+use fdbroker::Resolver;
 use fdbroker::{
     Broker, Channel, ChannelError, Client, Fault, Layer, Packet, Policy, Rule, Sandbox, SpawnError, Step, Worker,
 };

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use common::served::{self, client};
 use common::{directory, identity, open_fds};
-use fdbroker::open::Resolver;
+use fdbroker::Resolver;
 use fdbroker::policy::{FileKind, FileRule};
 use fdbroker::wire::{Reason, SocketType};
 use fdbroker::{Client, ClientError, Policy, PolicyError, Rule};

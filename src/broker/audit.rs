@@ -18,8 +18,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Fault;
-use crate::open::Resolver;
 use crate::policy::{Info, Why};
+use crate::resolve::Resolver;
 use crate::wire::{Ask, Refusal};
 pub(crate) use object::{Printable, Shown};
 

@@ -85,7 +85,7 @@ impl Gift<'_> {
     /// Gives a descriptor, behind those given before. It is closed here once it is sent.
     ///
     /// # Errors
-    /// EAGAIN: it is over the worker's [limit](super::Limits::descriptors_outstanding), and closed.
+    /// EAGAIN: it is over the worker's [limit](crate::Limits::descriptors_outstanding), and closed.
     pub fn push(&mut self, fd: impl Into<OwnedFd>) -> io::Result<()> {
         if self.fds.len() >= self.room.min(MAX_BATCH) {
             return Err(io::Error::from_raw_os_error(libc::EAGAIN));

@@ -1,6 +1,5 @@
 //! `[broker]` One worker's thread: receive, decode, decide, open, reply.
 
-use std::cell::RefCell;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,13 +7,14 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::audit::{Audit, Event, Record};
-use super::limits::{Meter, Over, Rate};
-use super::{Broker, Call, Gift, Limits, Services, panic_text};
+use super::audit::{Audit, Event};
+use super::log::Log;
+use super::meter::{Meter, Over};
+use super::{Broker, Call, Gift, Services, panic_text};
 use crate::channel::{Channel, Packet, Wait};
 use crate::error::{ChannelError, Fault};
 use crate::open::{Opened, Opener};
-use crate::policy::{Grant, Info, Permit, Standing, Why};
+use crate::policy::{Grant, Info, Limits, Permit, Standing, Why};
 use crate::sys::descriptor;
 use crate::wire::path::PATH_MAX;
 use crate::wire::{
@@ -48,7 +48,7 @@ impl Desk {
 
     /// Serves, and sees to it that the worker learns of the end however it came.
     pub(super) fn attend(self) -> Result<(), Fault> {
-        let log = Log::new(&self);
+        let log = Log::new(self.audit.as_deref(), &self.name);
         let mut end = catch_unwind(AssertUnwindSafe(|| self.serve(&log)))
             .unwrap_or_else(|panic| Err(Fault::Panicked(panic_text(&*panic))));
         self.channel.shut_down();
@@ -332,62 +332,4 @@ struct Judged<'p> {
 /// There are no more than 253.
 fn count(fds: &[OwnedFd]) -> u16 {
     u16::try_from(fds.len()).unwrap_or(u16::MAX)
-}
-
-/// The audit of one worker, if there is any.
-struct Log<'d> {
-    audit: Option<&'d dyn Audit>,
-    worker: &'d str,
-    suppression: Option<RefCell<Suppression>>,
-}
-
-struct Suppression {
-    rate: Rate,
-    records: u64,
-}
-
-impl<'d> Log<'d> {
-    fn new(desk: &'d Desk) -> Self {
-        let audit = desk.audit.as_deref();
-        let rate = audit.and_then(Audit::records_per_second).map(Rate::new);
-        let suppression = rate.map(|rate| RefCell::new(Suppression { rate, records: 0 }));
-        Self { audit, worker: &desk.name, suppression }
-    }
-
-    fn write(&self, event: Event<'_>) {
-        if let Some(audit) = self.audit {
-            audit.record(&Record { worker: self.worker, event });
-        }
-    }
-
-    /// As [`write`](Self::write), if the audit takes one more at this moment.
-    fn write_request(&self, event: Event<'_>) {
-        let Some(suppression) = &self.suppression else { return self.write(event) };
-        // Given back before the audit is called.
-        let suppressed = {
-            let mut suppression = suppression.borrow_mut();
-            if !suppression.rate.take() {
-                suppression.records += 1;
-                return;
-            }
-            std::mem::take(&mut suppression.records)
-        };
-        if suppressed > 0 {
-            self.write(Event::Suppressed(suppressed));
-        }
-        self.write(event);
-    }
-
-    fn end(&self, end: &Result<(), Fault>) {
-        let suppressed = self.suppression.as_ref().map_or(0, |suppression| suppression.borrow().records);
-        if suppressed > 0 {
-            self.write(Event::Suppressed(suppressed));
-        }
-        self.write(Event::End(end));
-    }
-
-    /// The clock is not asked for nobody.
-    fn now(&self) -> Option<Instant> {
-        self.audit.map(|_| Instant::now())
-    }
 }

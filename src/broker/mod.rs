@@ -3,7 +3,8 @@
 mod audit;
 mod call;
 mod desk;
-mod limits;
+mod log;
+mod meter;
 
 #[cfg(feature = "tracing")]
 pub use audit::Tracing;
@@ -11,7 +12,6 @@ pub use audit::{Audit, Event, JsonLines, Record};
 #[cfg(feature = "cli")]
 pub(crate) use audit::{Escaped, Printable, Shown};
 pub use call::{Call, Gift};
-pub use limits::Limits;
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use crate::channel::Channel;
 use crate::error::Fault;
-use crate::policy::{Narrowing, NoSuchPhase, NotHeld, Policy, Standing};
+use crate::policy::{Limits, Narrowing, NoSuchPhase, NotHeld, Policy, Standing};
 use call::Handler;
 use desk::Desk;
 

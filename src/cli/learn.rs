@@ -50,7 +50,7 @@ impl Learn {
                 let loaded = self.set.load(policy)?;
                 (loaded.builder, loaded.file.limits())
             }
-            None => (Policy::builder(), crate::broker::Limits::new()),
+            None => (Policy::builder(), crate::policy::Limits::new()),
         };
         let failed = |error: io::Error| Failure(format!("{}: {error}", self.output.display()));
         // Before the run: to have nowhere to put what was learnt would be known too late.

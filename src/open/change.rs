@@ -9,7 +9,8 @@ use nix::fcntl::{AtFlags, OFlag, openat, renameat};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use super::{NOT_OF_THE_KIND, failed, has_forbidden_links};
+use super::file::has_forbidden_links;
+use super::{NOT_OF_THE_KIND, failed};
 use crate::policy::{At, Terms};
 use crate::wire::Refusal;
 use crate::wire::path::PATH_MAX;

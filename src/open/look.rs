@@ -8,7 +8,8 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::{FileStat, Mode, fstat};
 use nix::unistd::{Whence, lseek};
 
-use super::{LIMIT, NOT_OF_THE_KIND, beneath, failed};
+use super::file::beneath;
+use super::{LIMIT, NOT_OF_THE_KIND, failed};
 use crate::policy::{At, Hidden};
 use crate::sys::directory;
 use crate::wire::path::PATH_MAX;

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use super::narrowing::Narrowing;
-use super::network::{Network, Ports};
 use super::table::{Table, Use, abstract_key};
 use super::{Policy, What};
 use crate::wire::path;
 use crate::wire::{ABSTRACT_MAX, Right, Rights, SocketType};
+use crate::wire::{Network, Ports};
 
 /// A narrowing asks for what is not held: no rule of the present phase or a later one is about it, or it was narrowed
 /// away before. Nothing has been changed. Ask for what is held, or leave the whole kind away to keep it as it is.

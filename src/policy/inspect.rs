@@ -4,9 +4,9 @@ use std::path::Path;
 
 use super::build::{Effect, Rules, describe};
 use super::info::Place;
-use super::network::{Network, Ports};
 use super::rule::{At, FileKinds, FileRule, Rule, Scope, SocketRule, Written};
 use super::{Policy, PolicyBuilder};
+use crate::wire::{Network, Ports};
 use crate::wire::{Right, Rights, SocketType};
 
 /// One rule of a builder, beside its number in the policy that is built.

@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 
 use super::narrowing::{Names, Narrowing, Networks};
-use super::network::{Network, Ports};
 use super::permit::Permit;
-use super::table::MAX_HOST;
 use super::{NotHeld, ancestors};
+use crate::wire::host::MAX_HOST;
 use crate::wire::{Address, Ask, Rights};
+use crate::wire::{Network, Ports};
 
 impl Narrowing {
     /// What is in both: made of what was kept already, so that it can be no more than that.

@@ -8,7 +8,7 @@ use super::rule::{FileKinds, SocketTypes};
 use super::table::Use;
 use super::{Answers, At, Endpoint, Grant, Hidden, Permit, Place, Policy, SocketOptions, Terms};
 use crate::error::PolicyError;
-use crate::open::Way;
+use crate::resolve::Way;
 use crate::wire::{Access, Address, Ask, Right, SocketType};
 
 /// What is granted without a rule, and on what terms.

@@ -5,8 +5,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::network::{Network, Ports};
 use crate::wire::{Narrow, NarrowWriter, Rights, TooLong, section};
+use crate::wire::{Network, Ports};
 
 /// What a worker keeps from now on, of each kind that is named here. **What is not named stays as it was, and what is
 /// named with nothing in it is nothing.** What has been given up cannot be had again: a narrowing that asks for more than

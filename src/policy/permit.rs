@@ -8,11 +8,11 @@ use super::Policy;
 use super::info::Info;
 use super::kept::keeps_ip;
 use super::narrowing::Networks;
-use super::network::Network;
 use super::root::Root;
 use super::rule::{SocketOptions, Terms};
 use super::table::{Table, Use};
-use crate::open::Way;
+use crate::resolve::Way;
+use crate::wire::Network;
 use crate::wire::path::PathError;
 use crate::wire::{Access, Refusal, Rights, SocketType};
 

@@ -15,7 +15,7 @@ use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 
 use super::info::Place;
 use crate::error::PolicyError;
-use crate::open::Resolver;
+use crate::resolve::Resolver;
 
 /// A pinned directory: whatever happens to its name, this is the directory that the policy meant. If the rule asks for
 /// it, it is opened by its name each time instead.

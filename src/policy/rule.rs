@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::info::Place;
-use super::network::{Network, Ports};
-use crate::open::Way;
+use crate::resolve::Way;
+use crate::wire::{Network, Ports};
 use crate::wire::{Right, Rights, SocketType};
 
 /// One thing that a policy allows or denies. Made by the functions here, given to

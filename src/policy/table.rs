@@ -4,8 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use super::ancestors;
-use super::network::{Networks, Ports};
+use super::networks::Networks;
 use super::pattern::Patterns;
+use crate::wire::Ports;
+use crate::wire::host::MAX_HOST;
 use crate::wire::{ABSTRACT_MAX, Right, Rights, SocketType};
 
 /// The rules of one phase, by what they are about. The numbers are places in the policy's list of rules.
@@ -132,9 +134,6 @@ impl Table {
         self.abstracts.get(&*key).copied()
     }
 }
-
-/// The longest name of a host (RFC 1035, section 2.3.4, without the trailing dot).
-pub(super) const MAX_HOST: usize = 253;
 
 pub(super) fn abstract_key(right: Right, socket: SocketType, name: &[u8]) -> Box<[u8]> {
     let mut key = vec![0; 2 + name.len()];

@@ -3,13 +3,13 @@
 use super::words::{describe, describe_socket};
 use super::{Building, Effect, Rules, bytes, path_of, unfit};
 use crate::error::PolicyError;
-use crate::open::names;
 use crate::policy::info::{Info, Place};
 use crate::policy::pattern::Pattern;
 use crate::policy::root;
 use crate::policy::rule::{At, FileRule, Rule, Scope, ScratchRule, ServiceRule, SocketRule, SocketTypes, Written};
 use crate::policy::table::Use;
 use crate::policy::{Compiled, FileTerms, SocketTerms, What};
+use crate::wire::host;
 use crate::wire::path::{self, PathError};
 use crate::wire::{ABSTRACT_MAX, Right, Rights, SocketType};
 use std::path::Path;
@@ -138,8 +138,8 @@ fn socket(rule: &SocketRule, effect: Effect, place: &Place) -> Result<What, Poli
         }
         At::Network { scope, .. } => *scope,
         At::Host { host, .. } => {
-            let wrong = |error: names::HostError| self::unfit(place, describe_socket(rule), error.to_string());
-            names::check_host(host.as_bytes()).map_err(wrong)?;
+            let wrong = |error: host::HostError| self::unfit(place, describe_socket(rule), error.to_string());
+            host::check_host(host.as_bytes()).map_err(wrong)?;
             None
         }
         At::Abstract(name) if !(1..=ABSTRACT_MAX).contains(&name.len()) => {

@@ -6,11 +6,11 @@ use std::hash::Hash;
 
 use super::{Building, bytes, path_of, unfit};
 use crate::error::PolicyError;
-use crate::policy::network::Ports;
 use crate::policy::pattern::Pattern;
 use crate::policy::rule::{At, FileRule, Scope, SocketRule, Written};
 use crate::policy::table::{Files, Table, Use, abstract_key};
 use crate::policy::{What, ancestors};
+use crate::wire::Ports;
 use crate::wire::{Right, Rights, SocketType};
 
 impl Building {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::rule::{RuleText, Wrong};
 use super::value::{Count, List, Refusal};
-use crate::broker::Limits;
+use crate::policy::Limits;
 use crate::wire::MAX_REPLY;
 
 /// The text of a policy. What is left away has the builder's default.

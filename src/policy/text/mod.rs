@@ -24,8 +24,8 @@ use value::{Name, Refusal};
 
 use super::template::{self, Values};
 use super::{Place, Policy, PolicyBuilder};
-use crate::broker::Limits;
 use crate::error::PolicyError;
+use crate::policy::Limits;
 use crate::wire::Rights;
 
 /// A policy as it is written, in the words of the [builder](PolicyBuilder): read from TOML ([`parse`](Self::parse)), or

@@ -18,11 +18,11 @@ use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::unistd::{UnlinkatFlags, ftruncate, geteuid, unlinkat};
 
-use super::resolve::{Parent, TRIES, Way, makes};
+use super::{Parent, TRIES, Way, makes};
 use crate::sys::descriptor::{is_nosymfollow, mount_id};
 use crate::wire::path::PATH_MAX;
 
-/// Opens `name` with `flags` as [`Resolver::open`](super::resolve::Resolver::open) says.
+/// Opens `name` with `flags` as [`Resolver::open`](super::Resolver::open) says.
 pub(super) fn open(root: BorrowedFd<'_>, name: &CStr, flags: OFlag, mode: Mode, way: Way) -> Result<OwnedFd, Errno> {
     // openat2 refuses these, and openat does not look at them (K12).
     let with_path = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;

@@ -5,6 +5,8 @@
 //! at a time, with the same answers: a symbolic link is ELOOP, what leads out of the directory is EXDEV. Which it is
 //! gets decided once, on a directory that is known to be there, and never because of what one file answered.
 
+mod walk;
+
 use std::ffi::CStr;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,7 +15,6 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::Mode;
 
-use super::walk;
 use crate::sys::descriptor::mount_id;
 use crate::wire::path::PATH_MAX;
 
@@ -186,10 +187,10 @@ fn beneath(root: BorrowedFd<'_>, name: &CStr, flags: OFlag, mode: Mode, way: Way
 
 /// Bounds the broker's work for one request during a storm of renames. Without `..` in a path, the kernel was never
 /// seen to ask even once (K13).
-pub(super) const TRIES: usize = 64;
+const TRIES: usize = 64;
 
 /// Whether open(2) with these flags makes something.
-pub(super) fn makes(flags: OFlag) -> bool {
+fn makes(flags: OFlag) -> bool {
     flags.contains(OFlag::O_CREAT) || flags.contains(OFlag::O_TMPFILE)
 }
 

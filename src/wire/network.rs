@@ -1,9 +1,8 @@
-//! `[broker]` IP networks and ranges of ports, and what a policy says of them.
+//! `[both]` IP networks and ranges of ports.
 //!
 //! An IPv4 address in IPv6 form (`::ffff:192.0.2.1`) is reached over IPv4. It is in no IPv6 network, `::/0` included, and
 //! no network can be written in that form: whoever judges such an address judges the IPv4 address that it is.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
@@ -13,7 +12,7 @@ use std::str::FromStr;
 /// `2001:db8::/32`; an address without prefix length is the network of that address alone.
 ///
 /// ```
-/// use fdbroker::policy::Network;
+/// use fdbroker::wire::Network;
 ///
 /// let network: Network = "10.0.0.0/8".parse()?;
 /// assert!(network.contains("10.1.2.3".parse()?));
@@ -252,84 +251,8 @@ pub enum PortsError {
     },
 }
 
-/// What is said of networks and ports. The longest prefix with the port among its ports decides.
-#[derive(Debug)]
-pub(crate) struct Networks<T> {
-    v4: Prefixes<T>,
-    v6: Prefixes<T>,
-}
-
-/// One table for each prefix length there is, the longest first: a look-up is at most 129 of them, however many
-/// networks there are.
-type Prefixes<T> = Vec<Prefix<T>>;
-
-#[derive(Debug)]
-struct Prefix<T> {
-    len: u8,
-    /// By the network's first address. The ranges of ports are in order, and no two overlap.
-    networks: HashMap<IpAddr, Vec<(Ports, T)>>,
-}
-
-impl<T> Default for Networks<T> {
-    fn default() -> Self {
-        Self { v4: Vec::new(), v6: Vec::new() }
-    }
-}
-
-impl<T> Networks<T> {
-    /// # Errors
-    /// What is said already of the same network and some of these ports. Nothing is changed.
-    pub(crate) fn insert(&mut self, network: Network, ports: Ports, value: T) -> Result<(), &T> {
-        if ports.is_empty() {
-            return Ok(());
-        }
-        let prefixes = if network.address.is_ipv4() { &mut self.v4 } else { &mut self.v6 };
-        let place = prefixes.partition_point(|prefix| prefix.len > network.prefix_len);
-        if prefixes.get(place).is_none_or(|prefix| prefix.len != network.prefix_len) {
-            prefixes.insert(place, Prefix { len: network.prefix_len, networks: HashMap::new() });
-        }
-        let ranges = prefixes[place].networks.entry(network.address).or_default();
-        let place = first_reaching(ranges, ports.first);
-        if ranges.get(place).is_some_and(|(next, _)| next.first <= ports.last) {
-            return Err(&ranges[place].1);
-        }
-        ranges.insert(place, (ports, value));
-        Ok(())
-    }
-
-    /// What is said of this address and port. An IPv4 address in IPv6 form is in no network.
-    pub(crate) fn find(&self, address: IpAddr, port: u16) -> Option<&T> {
-        if mapped(address).is_some() {
-            return None;
-        }
-        let prefixes = if address.is_ipv4() { &self.v4 } else { &self.v6 };
-        prefixes.iter().find_map(|prefix| {
-            let ranges = prefix.networks.get(&masked(address, prefix.len))?;
-            let (ports, value) = ranges.get(first_reaching(ranges, port))?;
-            ports.contains(port).then_some(value)
-        })
-    }
-}
-
-impl<T> Networks<T> {
-    /// Whether something is said of one network and one range of ports in which all of these are.
-    pub(crate) fn hold(&self, network: &Network, ports: &Ports) -> bool {
-        let prefixes = if network.address.is_ipv4() { &self.v4 } else { &self.v6 };
-        prefixes.iter().filter(|prefix| prefix.len <= network.prefix_len).any(|prefix| {
-            let Some(ranges) = prefix.networks.get(&masked(network.address, prefix.len)) else { return false };
-            let range = ranges.get(first_reaching(ranges, ports.first));
-            range.is_some_and(|(range, _)| range.contains_range(ports))
-        })
-    }
-}
-
-/// The place of the first range that does not end before `port`.
-fn first_reaching<T>(ranges: &[(Ports, T)], port: u16) -> usize {
-    ranges.partition_point(|(ports, _)| ports.last < port)
-}
-
 /// The IPv4 address that stands in IPv6 form.
-fn mapped(address: IpAddr) -> Option<Ipv4Addr> {
+pub(crate) fn mapped(address: IpAddr) -> Option<Ipv4Addr> {
     match address {
         IpAddr::V4(_) => None,
         IpAddr::V6(v6) => v6.to_ipv4_mapped(),
@@ -337,7 +260,7 @@ fn mapped(address: IpAddr) -> Option<Ipv4Addr> {
 }
 
 /// The address with all bits beyond the prefix cleared.
-fn masked(address: IpAddr, prefix_len: u8) -> IpAddr {
+pub(crate) fn masked(address: IpAddr, prefix_len: u8) -> IpAddr {
     let host = u32::from(bits(address).saturating_sub(prefix_len));
     match address {
         IpAddr::V4(v4) => Ipv4Addr::from_bits(v4.to_bits() & u32::MAX.checked_shl(host).unwrap_or(0)).into(),
