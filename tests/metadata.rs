@@ -121,11 +121,6 @@ fn d_01_leading_directories_only_with_the_option() {
     for path in ["sibling", "a/b/other", "a/c/file/below", "a/b/tree/inside"].map(|name| root.join(name)) {
         assert_eq!(refusal(client.stat(&path)), DENIED, "{}", path.display());
     }
-
-    let denying = rules().deny(Rule::file(root.join("a"))).stat_leading_directories();
-    let (_service, client) = common::served::client(denying.build().unwrap());
-    assert_eq!(refusal(client.stat(root.join("a"))), DENIED);
-    client.stat(&root).unwrap();
 }
 
 /// D-05: the target of a link comes whole, whatever it is; a buffer that has no room for it is refused, and nothing is

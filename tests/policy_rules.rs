@@ -12,7 +12,7 @@ use std::path::Path;
 
 use common::directory;
 use common::served::client;
-use fdbroker::policy::{FileRule, Network, Place, Why};
+use fdbroker::policy::{FileRule, Narrowing, Network, Place, Standing, Why};
 use fdbroker::wire::{Access, Address, Ask, Reason, Right, Rights, SocketType};
 use fdbroker::{Policy, PolicyError, Rule};
 
@@ -78,11 +78,17 @@ fn m_06_a_denied_network_wins_in_every_order() {
     let network = |text: &str| text.parse::<Network>().unwrap();
     let rules: Vec<(bool, Rule)> = vec![
         (true, Rule::connect_within(network("10.0.0.0/8"), 1..=1000).into()),
-        (true, Rule::connect_within(network("10.1.2.3/32"), 80).into()),
+        (true, Rule::connect_within(network("10.1.2.3/32"), 80..=443).into()),
         (false, Rule::connect_within(network("10.1.0.0/16"), 1..=100).into()),
         (true, Rule::listen_within(network("10.1.0.0/16"), 80).into()),
     ];
-    let cells = [("10.2.0.1:80", true), ("10.1.2.3:80", false), ("10.1.9.9:101", true), ("10.1.9.9:100", false)];
+    let cells = [
+        ("10.2.0.1:80", true),
+        ("10.1.2.3:80", false),
+        ("10.1.2.3:443", true),
+        ("10.1.9.9:101", true),
+        ("10.1.9.9:100", false),
+    ];
     for order in orders(&rules) {
         let add = |policy: fdbroker::policy::PolicyBuilder, (allows, rule): (bool, Rule)| {
             if allows { policy.allow(rule) } else { policy.deny(rule) }
@@ -95,6 +101,116 @@ fn m_06_a_denied_network_wins_in_every_order() {
         let ask = Ask::Listen(SocketType::Stream, Address::Ip("10.1.2.3:80".parse().unwrap()));
         assert!(policy.decide(&ask).is_ok(), "a denial is of one use");
     }
+}
+
+/// M-06: a socket on the unspecified address has every address of its family, and with dual stack those of IPv4 as
+/// well; for port 0 the kernel may choose any: what is denied is not had that way, nor what the rule's ports leave out.
+#[test]
+fn m_06_no_address_and_no_port_lead_around_a_denied_network() {
+    let network = |text: &str| text.parse::<Network>().unwrap();
+    let any = |ports: std::ops::RangeInclusive<u16>| Rule::listen_within(network("0.0.0.0/0"), ports);
+    let any6 = |ports: std::ops::RangeInclusive<u16>| Rule::listen_within(network("::/0"), ports);
+    let local = || Rule::listen_within(network("127.0.0.0/8"), 8080);
+    let cases: Vec<(Rule, Option<Rule>, &str, bool)> = vec![
+        (any(1..=9000).into(), None, "0.0.0.0:8080", true),
+        (any(1..=9000).into(), Some(local().into()), "0.0.0.0:8080", false),
+        (any(1..=9000).into(), Some(local().into()), "0.0.0.0:8081", true),
+        (any(1..=9000).into(), Some(local().into()), "192.0.2.1:8080", true),
+        (any6(1..=9000).into(), Some(local().into()), "[::]:8080", true),
+        (any6(1..=9000).dual_stack().into(), Some(local().into()), "[::]:8080", false),
+        (any6(1..=9000).dual_stack().into(), Some(local().into()), "[::1]:8080", true),
+        (any(0..=1023).into(), None, "127.0.0.1:0", false),
+        (any(0..=65535).into(), None, "127.0.0.1:0", true),
+        (any(0..=0).into(), None, "127.0.0.1:0", true),
+        (any(0..=0).into(), Some(local().into()), "127.0.0.1:0", false),
+        (any(0..=0).into(), Some(local().into()), "192.0.2.1:0", true),
+        (any(0..=0).into(), Some(local().into()), "0.0.0.0:0", false),
+        (Rule::listen("127.0.0.1:0".parse().unwrap()).into(), None, "127.0.0.1:0", true),
+    ];
+    for (allow, deny, address, granted) in cases {
+        let text = format!("{allow:?} {deny:?} {address}");
+        let policy = Policy::builder().allow(allow);
+        let policy = deny.into_iter().fold(policy, |policy, rule| policy.deny(rule)).build().unwrap();
+        let ask = Ask::Listen(SocketType::Stream, Address::Ip(address.parse().unwrap()));
+        assert_eq!(policy.decide(&ask).is_ok(), granted, "{text}");
+    }
+}
+
+/// N-06: the same for what is narrowed.
+#[test]
+fn n_06_no_address_and_no_port_lead_around_narrowed_networks() {
+    let network = |text: &str| text.parse::<Network>().unwrap();
+    let listen = |text: &str| Ask::Listen(SocketType::Stream, Address::Ip(text.parse().unwrap()));
+    let rules = || Policy::builder().allow(Rule::listen_within(network("0.0.0.0/0"), 0..=65535));
+    let standing =
+        Standing::new(rules().allow(Rule::listen_within(network("::/0"), 1..=9000).dual_stack()).build().unwrap());
+    for ask in [listen("127.0.0.1:0"), listen("0.0.0.0:80"), listen("[::]:80")] {
+        standing.decide(&ask).unwrap();
+    }
+    let kept = [(network("127.0.0.0/8"), (0..=1023).into()), (network("::/0"), (1..=9000).into())];
+    standing.narrow(&Narrowing::new().listen(kept)).unwrap();
+    for ask in [listen("127.0.0.1:0"), listen("0.0.0.0:80"), listen("[::]:80")] {
+        assert_eq!(standing.decide(&ask).unwrap_err().why(), Why::Narrowed, "{ask}");
+    }
+    for ask in [listen("127.0.0.1:80"), listen("[::1]:80")] {
+        standing.decide(&ask).unwrap();
+    }
+}
+
+/// M-06: what is denied by name is denied with all beneath it, by a rule for one name and by a pattern too.
+#[test]
+fn m_06_a_denied_name_is_denied_with_all_beneath_it() {
+    let (_keep, root) = directory();
+    let read = |policy: &Policy, name: &str| {
+        let path = root.join(name);
+        policy.decide(&Ask::Open { access: Access::READ, path: path.as_os_str().as_bytes() }).is_ok()
+    };
+    let denials: [Rule; 3] = [
+        Rule::file(root.join("a/private")).into(),
+        Rule::beneath(root.join("a/private")).into(),
+        Rule::glob(root.join("*/priv*")).into(),
+    ];
+    for deny in denials {
+        let text = format!("{deny:?}");
+        let policy = Policy::builder().allow(Rule::beneath(&root).read()).deny(deny).build().unwrap();
+        for name in ["a/private", "a/private/key", "a/private/deep/er"] {
+            assert!(!read(&policy, name), "{text}: {name}");
+        }
+        for name in ["a/public", "private", "a", "a/xprivate/key"] {
+            assert!(read(&policy, name), "{text}: {name}");
+        }
+    }
+}
+
+/// M-07: a rule that always holds, and is denied in one phase, is granted in the other; one that is denied in all is a
+/// contradiction.
+#[test]
+fn m_07_what_one_phase_denies_another_grants() {
+    let (_keep, root) = directory();
+    let file = || Rule::file(root.join("file"));
+    let policy = Policy::builder().allow(file().read());
+    let one = policy.clone().phase("first", |phase| phase).phase("second", |phase| phase.deny(file()));
+    let standing = Standing::new(one.build().unwrap());
+    let path = root.join("file");
+    let ask = Ask::Open { access: Access::READ, path: path.as_os_str().as_bytes() };
+    assert!(standing.decide(&ask).is_ok());
+    standing.enter("second").unwrap();
+    assert_eq!(standing.decide(&ask).unwrap_err().why(), Why::PhaseOver);
+    let both = policy.phase("first", |phase| phase.deny(file())).phase("second", |phase| phase.deny(file()));
+    assert!(matches!(both.build(), Err(PolicyError::Contradiction { .. })));
+}
+
+/// D-02: what `mkdir_says_exists` tells is narrowed away with the path.
+#[test]
+fn d_02_what_exists_is_narrowed_away() {
+    let (_keep, root) = directory();
+    let policy = Policy::builder().allow(Rule::beneath(&root).mkdir(0o700)).mkdir_says_exists().build().unwrap();
+    let above = root.parent().unwrap().as_os_str().as_bytes();
+    let standing = Standing::new(policy);
+    let refusal = |standing: &Standing| standing.decide(&Ask::Mkdir(above)).unwrap_err().refusal();
+    assert_eq!(refusal(&standing).errno, libc::EEXIST);
+    standing.narrow(&Narrowing::nothing()).unwrap();
+    assert_eq!((refusal(&standing).reason, refusal(&standing).errno), (Reason::Denied, libc::EACCES));
 }
 
 /// M-07: an exact rule before a pattern, a pattern before a tree, the pattern with more bytes of its own, the nearest

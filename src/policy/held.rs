@@ -119,7 +119,7 @@ impl Policy {
 fn is_about_path(table: &Table, path: &[u8]) -> bool {
     let files = &table.allowed;
     path::check(path).is_ok()
-        && table.denied.tree_around(path).is_none()
+        && table.denied.covering(path).is_none()
         && (files.exact.contains_key(path) || files.tree_around(path).is_some() || files.patterns.reach(path))
 }
 

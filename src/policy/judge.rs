@@ -1,6 +1,6 @@
 //! `[broker]` One request before one phase's rules.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::permit::{Answers, Denial, Endpoint, Permit, Why};
 use super::table::{Found, Table, Use};
@@ -39,7 +39,7 @@ impl<'p> Judge<'p> {
     /// The rule that decides about `path`, if it grants what is needed.
     fn find(&self, path: &'p [u8], itself: bool) -> Result<(&'p Compiled, At<'p>, &'p FileTerms), Denial<'p>> {
         path::check(path).map_err(|wrong| self.no_path(wrong))?;
-        if let Some(rule) = self.table.denied.any(path) {
+        if let Some(rule) = self.table.denied.covering(path) {
             return Err(self.denied(Some(rule), Why::Denied));
         }
         let (number, found) = self.table.allowed.find(path, itself).ok_or_else(|| self.denied(None, Why::NoRule))?;
@@ -89,8 +89,13 @@ impl<'p> Judge<'p> {
     }
 
     pub(super) fn rename(&self, from: &'p [u8], to: &'p [u8]) -> Result<Permit<'p>, Denial<'p>> {
-        let (rule, from, old) = self.find(from, false)?;
-        let (other, to, new) = self.find(to, false)?;
+        // A denial of either end is that, whatever the other is.
+        let is_final = |denial: &Denial<'_>| matches!(denial.why, Why::Denied | Why::Path(_));
+        let ((rule, from, old), (other, to, new)) = match (self.find(from, false), self.find(to, false)) {
+            (Ok(from), Ok(to)) => (from, to),
+            (Err(from), Err(to)) if is_final(&to) && !is_final(&from) => return Err(to),
+            (Err(denial), _) | (_, Err(denial)) => return Err(denial),
+        };
         Ok(Permit::by_two(&rule.info, &other.info, Grant::Rename { from, to, terms: [&old.terms, &new.terms] }))
     }
 
@@ -174,8 +179,15 @@ impl<'p> Judge<'p> {
             return Err(self.denied(Some(number), Why::Denied));
         };
         if let Endpoint::Ip(address) = endpoint {
-            if !scope_fits(terms.scope, address) {
+            let chosen = right == Right::Connect || address.port() != 0 || terms.ports.is_some_and(|p| p.let_choose());
+            if !chosen || !scope_fits(terms.scope, address) {
                 return Err(self.denied(None, Why::NoRule));
+            }
+            // It takes IPv4 as well.
+            let used = Use::of(right, socket).filter(|_| terms.options.dual_stack && address.ip() == ANY_IPV6);
+            let denied = used.and_then(|used| self.table.denied_network(used, ANY_IPV4, address.port()));
+            if let (Some(rule), false) = (denied, right == Right::Connect) {
+                return Err(self.denied(Some(rule), Why::Denied));
             }
         }
         Ok((info, terms, endpoint))
@@ -207,6 +219,9 @@ impl<'p> Judge<'p> {
         }
     }
 }
+
+const ANY_IPV4: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+const ANY_IPV6: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
 /// A rule for one address names its scope id; one for a network leaves it open where addresses are of a link.
 fn scope_fits(scope: Option<u32>, address: SocketAddr) -> bool {

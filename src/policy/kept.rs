@@ -1,11 +1,11 @@
 //! `[broker]` What a worker has kept: the intersection of all that it was narrowed to. Deciding by it allocates nothing.
 
 use std::ffi::OsStr;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 
 use super::narrowing::{Names, Narrowing, Networks};
-use super::permit::Permit;
+use super::permit::{Endpoint, Grant, Permit};
 use super::{NotHeld, ancestors};
 use crate::wire::host::MAX_HOST;
 use crate::wire::{Address, Ask, Rights};
@@ -43,7 +43,9 @@ impl Narrowing {
                 | Ask::Unlink(path)
                 | Ask::Rmdir(path) => self.keeps_path(path),
                 Ask::Rename { from, to } => self.keeps_path(from) && self.keeps_path(to),
-                Ask::Listen(_, address) | Ask::Bind(address) => self.keeps_address(&self.listen, address),
+                Ask::Listen(_, address) | Ask::Bind(address) => {
+                    self.keeps_address(&self.listen, address) && self.keeps_choice(address)
+                }
                 Ask::Connect(_, address) => self.keeps_address(&self.connect, address),
                 Ask::ConnectName { host, port, .. } => self.keeps_host(host, port),
                 Ask::Call { service, .. } => keeps_name(&self.services, service),
@@ -51,6 +53,17 @@ impl Narrowing {
                 // No policy allows these.
                 Ask::Hello | Ask::Narrow(_) | Ask::Batch(_) => false,
             }
+    }
+
+    /// Whether an IPv6 socket that takes IPv4 as well is kept with both.
+    pub(super) fn keeps_both(&self, permit: &Permit<'_>) -> bool {
+        let (Some(kept), Grant::Listen { to: Endpoint::Ip(SocketAddr::V6(v6)), options, .. }) =
+            (&self.listen, permit.grant())
+        else {
+            return true;
+        };
+        let any_ipv4 = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        !options.dual_stack || !v6.ip().is_unspecified() || keeps_ip(kept, any_ipv4, v6.port())
     }
 
     /// What a permit must not lead to.
@@ -72,6 +85,16 @@ impl Narrowing {
             Address::Ip(address) => networks.as_ref().is_none_or(|kept| keeps_ip(kept, address.ip(), address.port())),
             Address::Path(path) => self.keeps_path(path),
             Address::Abstract(name) => keeps_name(&self.abstract_names, name),
+        }
+    }
+
+    /// Whether the kernel may choose a port, if it is to.
+    fn keeps_choice(&self, address: Address<'_>) -> bool {
+        match (address, &self.listen) {
+            (Address::Ip(address), Some(kept)) if address.port() == 0 => {
+                kept.iter().any(|(network, ports)| ports.let_choose() && network.contains(address.ip()))
+            }
+            _ => true,
         }
     }
 

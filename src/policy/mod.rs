@@ -130,6 +130,7 @@ struct FileTerms {
 struct SocketTerms {
     options: SocketOptions,
     scope: Option<u32>,
+    ports: Option<Ports>,
     answers: Box<[Network]>,
 }
 
@@ -225,7 +226,7 @@ impl Policy {
         path[..end].copy_from_slice(directory);
         path[end] = b'/';
         path[end + 1..].copy_from_slice(name);
-        self.phases[phase].table.denied.any(path).is_some()
+        self.phases[phase].table.denied.covering(path).is_some()
     }
 }
 

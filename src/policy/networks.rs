@@ -51,6 +51,23 @@ impl<T> Networks<T> {
         Ok(())
     }
 
+    /// The least of what is said of this address (or of any of the family) and this port (or of any). Goes through all
+    /// that is said. Of an IPv4 address in IPv6 form nothing is.
+    pub(crate) fn overlapping(&self, address: Option<IpAddr>, v4: bool, port: Option<u16>) -> Option<&T>
+    where
+        T: Ord,
+    {
+        if address.is_some_and(|address| mapped(address).is_some()) {
+            return None;
+        }
+        let prefixes = if v4 { &self.v4 } else { &self.v6 };
+        let said = prefixes.iter().flat_map(|prefix| {
+            let about = move |network: &IpAddr| address.is_none_or(|address| masked(address, prefix.len) == *network);
+            prefix.networks.iter().filter(move |(network, _)| about(network)).flat_map(|(_, ranges)| ranges)
+        });
+        said.filter(|(ports, _)| port.is_none_or(|port| ports.contains(port))).map(|(_, value)| value).min()
+    }
+
     /// What is said of this address and port. An IPv4 address in IPv6 form is in no network.
     pub(crate) fn find(&self, address: IpAddr, port: u16) -> Option<&T> {
         if mapped(address).is_some() {
@@ -68,11 +85,16 @@ impl<T> Networks<T> {
 impl<T> Networks<T> {
     /// Whether something is said of one network and one range of ports in which all of these are.
     pub(crate) fn hold(&self, network: &Network, ports: &Ports) -> bool {
+        self.holding(network, ports).is_some()
+    }
+
+    /// What is said of one network and one range of ports in which all of these are.
+    pub(crate) fn holding(&self, network: &Network, ports: &Ports) -> Option<&T> {
         let prefixes = if network.address().is_ipv4() { &self.v4 } else { &self.v6 };
-        prefixes.iter().filter(|prefix| prefix.len <= network.prefix_len()).any(|prefix| {
-            let Some(ranges) = prefix.networks.get(&masked(network.address(), prefix.len)) else { return false };
-            let range = ranges.get(first_reaching(ranges, ports.first()));
-            range.is_some_and(|(range, _)| range.contains_range(ports))
+        prefixes.iter().filter(|prefix| prefix.len <= network.prefix_len()).find_map(|prefix| {
+            let ranges = prefix.networks.get(&masked(network.address(), prefix.len))?;
+            let (range, value) = ranges.get(first_reaching(ranges, ports.first()))?;
+            range.contains_range(ports).then_some(value)
         })
     }
 }

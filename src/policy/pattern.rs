@@ -37,6 +37,15 @@ impl Pattern {
 
     /// Whether it matches what comes after its directory; `None` for nothing, which `**` matches.
     pub(super) fn matches(&self, name: Option<&[u8]>) -> bool {
+        self.is_about(name, false)
+    }
+
+    /// Whether it matches `name`, or a directory above that.
+    fn covers(&self, name: Option<&[u8]>) -> bool {
+        self.is_about(name, true)
+    }
+
+    fn is_about(&self, name: Option<&[u8]>, or_above: bool) -> bool {
         let (mut pattern, mut name) = (Some(&*self.rest), name);
         // Behind the last `**`, and what of the name it has not swallowed: only that one need ever swallow more.
         let mut retry = None;
@@ -48,6 +57,7 @@ impl Pattern {
             }
             match (wanted, first(name)) {
                 (None, None) => return true,
+                (None, Some(_)) if or_above => return true,
                 (Some((wanted, after)), Some((component, rest))) if component_matches(wanted, component) => {
                     (pattern, name) = (after, rest);
                     continue;
@@ -143,6 +153,20 @@ impl Patterns {
     /// The most specific pattern that matches `path`: its rule, and what of the path comes after its directory; `None`
     /// for the directory itself, which counts only where `itself` says so.
     pub(super) fn find<'a>(&self, path: &'a [u8], itself: bool) -> Option<(u32, Option<&'a [u8]>)> {
+        self.best(path, itself, Pattern::matches)
+    }
+
+    /// The most specific pattern that matches `path` or a directory above it.
+    pub(super) fn covering(&self, path: &[u8]) -> Option<u32> {
+        self.best(path, true, Pattern::covers).map(|(rule, _)| rule)
+    }
+
+    fn best<'a>(
+        &self,
+        path: &'a [u8],
+        itself: bool,
+        is_about: impl Fn(&Pattern, Option<&[u8]>) -> bool,
+    ) -> Option<(u32, Option<&'a [u8]>)> {
         let mut best: Option<(usize, u32, Option<&[u8]>)> = None;
         if self.by_directory.is_empty() {
             return None;
@@ -150,12 +174,19 @@ impl Patterns {
         let inside = ancestors(path, self.longest).map(|(directory, name)| (directory, Some(name)));
         for (directory, name) in itself.then_some((path, None)).into_iter().chain(inside) {
             let Some(patterns) = self.by_directory.get(directory) else { continue };
-            let Some((pattern, rule)) = patterns.iter().find(|(pattern, _)| pattern.matches(name)) else { continue };
+            let Some((pattern, rule)) = patterns.iter().find(|(pattern, _)| is_about(pattern, name)) else { continue };
             if best.is_none_or(|(literal, ..)| literal < pattern.literal()) {
                 best = Some((pattern.literal(), *rule, name));
             }
         }
         best.map(|(_, rule, name)| (rule, name))
+    }
+
+    /// The rule that has exactly this pattern.
+    pub(super) fn same(&self, pattern: &[u8]) -> Option<u32> {
+        let pattern = Pattern::new(pattern).ok()?;
+        let patterns = self.by_directory.get(&pattern.directory)?;
+        patterns.iter().find(|(other, _)| *other == pattern).map(|(_, rule)| *rule)
     }
 
     /// Whether `path` is the directory of a pattern, or one can match it or something beneath it.

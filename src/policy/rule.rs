@@ -67,7 +67,8 @@ impl Rule {
         SocketRule::new(Right::Listen, SocketType::Stream, At::address(address))
     }
 
-    /// TCP sockets that listen on addresses of this network and ports of this range.
+    /// TCP sockets that listen on addresses of this network and ports of this range. Port 0, for which the kernel
+    /// chooses one, is allowed by the range of it alone, and by that of all ports.
     #[track_caller]
     pub fn listen_within(network: Network, ports: impl Into<Ports>) -> SocketRule {
         SocketRule::new(Right::Listen, SocketType::Stream, At::Network { network, ports: ports.into(), scope: None })
@@ -89,7 +90,8 @@ impl Rule {
         SocketRule::new(Right::Bind, SocketType::Datagram, At::address(address))
     }
 
-    /// UDP sockets that are bound to addresses of this network and ports of this range.
+    /// UDP sockets that are bound to addresses of this network and ports of this range; port 0 as for
+    /// [`listen_within`](Self::listen_within).
     #[track_caller]
     pub fn bind_within(network: Network, ports: impl Into<Ports>) -> SocketRule {
         SocketRule::new(Right::Bind, SocketType::Datagram, At::Network { network, ports: ports.into(), scope: None })

@@ -64,7 +64,7 @@ impl Standing {
         if let Some(rule) = permit.rules().find(spent) {
             return denied(Some(rule), Why::UsedUp);
         }
-        if !state.kept.permits(ask) {
+        if !state.kept.permits(ask) || !state.kept.keeps_both(&permit) {
             return denied(permit.rule(), Why::Narrowed);
         }
         state.kept.restrict(&mut permit);
@@ -73,6 +73,14 @@ impl Standing {
 
     /// A denial of what an earlier phase grants is told apart.
     fn over<'p>(&'p self, state: &State, ask: &Ask<'p>, denial: Denial<'p>) -> Denial<'p> {
+        // What an option of the policy tells is narrowed as well.
+        if denial.refusal.reason != Reason::Denied
+            && !matches!(denial.why, Why::Path(_) | Why::Impossible(_))
+            && !state.kept.permits(ask)
+        {
+            let refusal = Refusal { reason: Reason::Denied, errno: self.policy.refuse_with };
+            return Denial { refusal, why: Why::Narrowed, ..denial };
+        }
         let earlier = (0..state.phase).any(|phase| self.policy.judge(phase, ask).is_ok());
         if earlier { Denial { why: Why::PhaseOver, ..denial } } else { denial }
     }
@@ -91,10 +99,13 @@ impl Standing {
         Ok(())
     }
 
-    /// Says that what `rule` granted has been had.
+    /// Says that what `rule`, of this policy, granted has been had. Two threads that decide before one of them says so
+    /// are both granted it: one thread serves a worker.
     pub fn use_up(&self, rule: &Info) {
         if let Some(once) = rule.once() {
-            self.state().used_up[once] = true;
+            if let Some(used_up) = self.state().used_up.get_mut(once) {
+                *used_up = true;
+            }
         }
     }
 

@@ -60,6 +60,8 @@ pub(super) struct Files {
     pub(super) trees: HashMap<Box<[u8]>, u32>,
     /// Bytes of the longest key of `trees`: no longer prefix of a path needs to be looked up.
     pub(super) longest_tree: usize,
+    /// As for `trees`, of `exact`.
+    pub(super) longest_exact: usize,
 }
 
 /// What a rule is about, of which a path is a part.
@@ -103,9 +105,22 @@ impl Files {
         self.trees.get(path).copied().or_else(|| self.nearest_tree(path).map(|(rule, _)| rule))
     }
 
-    /// Any rule about `path`, its own directory counted.
-    pub(super) fn any(&self, path: &[u8]) -> Option<u32> {
-        self.find(path, true).map(|(rule, _)| rule)
+    /// For denials: a rule about `path`, or about a directory above it. What is denied is denied with all beneath it.
+    pub(super) fn covering(&self, path: &[u8]) -> Option<u32> {
+        if let Some(rule) = self.exact.get(path) {
+            return Some(*rule);
+        }
+        if let Some(rule) = self.patterns.covering(path) {
+            return Some(rule);
+        }
+        if let Some(rule) = self.trees.get(path) {
+            return Some(*rule);
+        }
+        if self.exact.is_empty() && self.trees.is_empty() {
+            return None;
+        }
+        ancestors(path, self.longest_tree.max(self.longest_exact))
+            .find_map(|(directory, _)| self.exact.get(directory).or_else(|| self.trees.get(directory)).copied())
     }
 }
 
@@ -114,8 +129,17 @@ impl Table {
         self.networks[used as usize].find(ip, port).copied()
     }
 
+    /// The denial of a socket with this address. One that takes what is sent to any address has all of them, and for
+    /// port 0 the kernel may choose any port.
     pub(super) fn denied_network(&self, used: Use, ip: IpAddr, port: u16) -> Option<u32> {
-        self.denied_networks[used as usize].find(ip, port).copied()
+        let networks = &self.denied_networks[used as usize];
+        let bound = matches!(used, Use::ListenTcp | Use::BindUdp);
+        match (bound && ip.is_unspecified(), bound && port == 0) {
+            (false, false) => networks.find(ip, port).copied(),
+            (any_address, any_port) => {
+                networks.overlapping((!any_address).then_some(ip), ip.is_ipv4(), (!any_port).then_some(port)).copied()
+            }
+        }
     }
 
     pub(super) fn host(&self, socket: SocketType, host: &[u8], port: u16) -> Option<u32> {

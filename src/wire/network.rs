@@ -179,6 +179,12 @@ impl Ports {
         !self.is_empty() && !other.is_empty() && self.first <= other.last && other.first <= self.last
     }
 
+    /// Whether the kernel may be let choose a port (port 0): if nothing else is in the range, or every port is.
+    #[must_use]
+    pub(crate) const fn let_choose(&self) -> bool {
+        self.first == 0 && matches!(self.last, 0 | u16::MAX)
+    }
+
     /// Whether there is no port in the range. No text stands for such a range.
     #[must_use]
     pub const fn is_empty(&self) -> bool {

@@ -92,6 +92,13 @@ impl Less {
             Address::Path(asked) => path(asked),
             Address::Abstract(name) => any(&self.abstract_names, |kept| kept == name),
         };
+        // For port 0 the kernel chooses: among all that are kept, or by a range that says so.
+        let chosen = |address: &Address<'_>| match *address {
+            Address::Ip(asked) if asked.port() == 0 => any(&self.listen, |(net, len, ports)| {
+                address_in(asked.ip(), *net, *len) && matches!(ports, (0, 0 | u16::MAX))
+            }),
+            _ => true,
+        };
         let (right, object) = match ask {
             Ask::Open { access, path: asked } => (access_needs(*access).unwrap(), path(asked)),
             Ask::List { path: asked, .. } => (Right::List.into(), path(asked)),
@@ -102,8 +109,8 @@ impl Less {
             Ask::Rmdir(asked) => (Right::Rmdir.into(), path(asked)),
             Ask::Rename { from, to } => (Right::Rename.into(), path(from) && path(to)),
             Ask::Scratch => (Right::Scratch.into(), true),
-            Ask::Listen(_, address) => (Right::Listen.into(), there(&self.listen, address)),
-            Ask::Bind(address) => (Right::Bind.into(), there(&self.listen, address)),
+            Ask::Listen(_, address) => (Right::Listen.into(), there(&self.listen, address) && chosen(address)),
+            Ask::Bind(address) => (Right::Bind.into(), there(&self.listen, address) && chosen(address)),
             Ask::Connect(_, address) => (Right::Connect.into(), there(&self.connect, address)),
             Ask::ConnectName { host, port, .. } => {
                 let named = any(&self.hosts, |kept| kept.as_bytes().eq_ignore_ascii_case(host));

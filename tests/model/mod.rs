@@ -108,6 +108,10 @@ impl Model {
     pub fn decide(&self, life: &Life, ask: &Ask<'_>) -> Verdict {
         let rules = match self.decide_in(life.phase, ask) {
             Ok(rules) => rules,
+            // What an option tells is narrowed as well.
+            Err(no) if no.reason == Reason::Failed && !life.less.iter().all(|less| less.keeps(ask)) => {
+                return Err(self.no(no.rule, Why::Narrowed));
+            }
             Err(no) => {
                 let earlier = (0..life.phase).any(|phase| self.decide_in(phase, ask).is_ok());
                 return Err(if earlier { No { why: Why::PhaseOver, ..no } } else { no });
@@ -150,9 +154,16 @@ impl Model {
             Ask::Unlink(path) => self.path(phase, path, false, Right::Unlink.into(), None),
             Ask::Rmdir(path) => self.path(phase, path, false, Right::Rmdir.into(), None),
             Ask::Rename { from, to } => {
-                let from = self.path(phase, from, false, Right::Rename.into(), None)?;
-                let to = self.path(phase, to, false, Right::Rename.into(), None)?;
-                Ok([from, to].concat())
+                // A denial of either end comes first, and what is no path.
+                let is_final = |no: &No| matches!(no.why, Why::Denied | Why::Path(_));
+                let from = self.path(phase, from, false, Right::Rename.into(), None);
+                let to = self.path(phase, to, false, Right::Rename.into(), None);
+                match (from, to) {
+                    (Err(from), Err(to)) if is_final(&to) && !is_final(&from) => Err(to),
+                    (Err(from), _) => Err(from),
+                    (_, Err(to)) => Err(to),
+                    (Ok(from), Ok(to)) => Ok([from, to].concat()),
+                }
             }
             Ask::Scratch => self.first(phase, |about| matches!(about, About::Scratch(_))),
             Ask::Listen(SocketType::Datagram, _) => Err(impossible()),
@@ -267,6 +278,30 @@ impl Model {
 
     /// "Of networks the longest prefix", with the port among its ports.
     fn network(&self, phase: usize, right: Right, socket: SocketType, asked: SocketAddr) -> Verdict {
+        let binds = right != Right::Connect;
+        let any = asked.ip().is_unspecified() && binds;
+        let chosen = asked.port() == 0 && binds;
+        // "To listen on the unspecified address is denied by a denial of any address of the family, and on port 0 by
+        // that of any port."
+        let denied = |v4: bool| {
+            let about = self.active(phase, true).filter_map(|(number, rule)| match rule.about {
+                About::Network { right: of, socket: kind, address, prefix_len, ports, .. }
+                    if of == right
+                        && kind == socket
+                        && address.is_ipv4() == v4
+                        && (any || address_in(asked.ip(), address, prefix_len))
+                        && (chosen || within(ports, asked.port())) =>
+                {
+                    Some((prefix_len, number))
+                }
+                _ => None,
+            });
+            // Of several, any would do: the first that was given is told.
+            let about: Vec<_> = about.collect();
+            let longest = about.iter().max_by_key(|(prefix_len, _)| *prefix_len);
+            let first = about.iter().min_by_key(|(_, number)| *number);
+            if any || chosen { first } else { longest }.map(|(_, number)| *number)
+        };
         let longest = |denies| {
             let about = self.active(phase, denies).filter_map(|(number, rule)| match rule.about {
                 About::Network { right: of, socket: kind, address, prefix_len, ports, scope }
@@ -275,17 +310,18 @@ impl Model {
                         && address_in(asked.ip(), address, prefix_len)
                         && within(ports, asked.port()) =>
                 {
-                    Some((prefix_len, number, scope))
+                    Some((prefix_len, number, scope, ports))
                 }
                 _ => None,
             });
             about.max_by_key(|(prefix_len, ..)| *prefix_len)
         };
-        if let Some((_, rule, _)) = longest(true) {
+        if let Some(rule) = denied(asked.is_ipv4()) {
             return Err(self.no(Some(rule), Why::Denied));
         }
         match longest(false) {
-            Some((_, rule, scope)) if scope_fits(scope, asked) => Ok(vec![rule]),
+            Some((.., ports)) if chosen && ports != (0, 0) && ports != (0, u16::MAX) => Err(self.no(None, Why::NoRule)),
+            Some((_, rule, scope, _)) if scope_fits(scope, asked) => Ok(vec![rule]),
             _ => Err(self.no(None, Why::NoRule)),
         }
     }
@@ -306,12 +342,18 @@ impl Model {
     pub fn most_specific(&self, phase: usize, denies: bool, path: &[u8], itself: bool) -> Option<u32> {
         use std::cmp::Reverse;
         let about = self.active(phase, denies).filter_map(|(number, rule)| match &rule.about {
-            About::Exact(file) => (file == path).then_some((3, 0, 0, Reverse(vec![]), number)),
+            About::Exact(file) if file == path => Some((3, 0, 0, Reverse(vec![]), number)),
+            // "A name that is denied is denied with everything beneath it."
+            About::Exact(file) => {
+                (denies && is_above(file, path)).then_some((1, file.len(), 1, Reverse(vec![]), number))
+            }
             About::Glob(pattern) => {
                 let directory = matching::glob_directory(pattern);
                 let counts = itself || directory != path;
                 let literal = pattern.iter().filter(|byte| !b"*?".contains(byte)).count();
-                let matches = counts && glob_matches(&components(pattern), &components(path));
+                let (pattern_of, path_of) = (components(pattern), components(path));
+                let above = (1..=path_of.len()).filter(|len| denies || *len == path_of.len());
+                let matches = counts && above.into_iter().any(|len| glob_matches(&pattern_of, &path_of[..len]));
                 matches.then(|| (2, literal, directory.len(), Reverse(pattern.clone()), number))
             }
             About::Beneath(directory) => {

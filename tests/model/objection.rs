@@ -3,7 +3,7 @@
 
 use fdbroker::wire::Right;
 
-use super::matching::{glob_directory, is_above};
+use super::matching::{address_in, glob_directory, is_above};
 use super::{About, Model, Rule};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,16 +17,24 @@ impl Model {
     pub fn objections(&self) -> Vec<Objection> {
         let mut found = Vec::new();
         for phase in 0..self.phases.max(1) {
-            let rules: Vec<&Rule> = self.rules.iter().filter(|rule| rule.phase.is_none_or(|of| of == phase)).collect();
+            let holds = |rule: &&Rule| rule.phase.is_none_or(|of| of == phase);
+            let rules: Vec<&Rule> = self.rules.iter().filter(holds).collect();
             for (n, one) in rules.iter().enumerate() {
                 for (m, other) in rules.iter().enumerate() {
                     found.extend((n < m).then(|| same_object(one, other)).flatten());
-                    found.extend((n != m && is_meaningless(one, other)).then_some(Objection::Contradiction));
                     found.extend((n != m && leads_around(one, other)).then_some(Objection::Contradiction));
                 }
             }
         }
+        found.extend(self.rules.iter().any(|rule| self.is_never_granted(rule)).then_some(Objection::Contradiction));
         found
+    }
+
+    /// Whether there is no phase in which something of the rule is not denied.
+    fn is_never_granted(&self, rule: &Rule) -> bool {
+        let phases = (0..self.phases.max(1)).filter(|phase| rule.phase.is_none_or(|of| of == *phase));
+        let denied = |phase: usize| self.active(phase, true).any(|(_, other)| is_meaningless(rule, other));
+        phases.into_iter().all(denied)
     }
 }
 
@@ -64,13 +72,23 @@ fn is_meaningless(rule: &Rule, other: &Rule) -> bool {
     if rule.denies || !other.denies {
         return false;
     }
+    let alone = Model { rules: vec![Rule { phase: None, ..other.clone() }], ..Model::default() };
+    let denied = |path: &[u8]| alone.most_specific(0, true, path, true).is_some();
     match (&rule.about, &other.about) {
-        (About::Exact(path), About::Exact(_) | About::Beneath(_) | About::Glob(_)) => {
-            let alone = Model { rules: vec![Rule { phase: None, ..other.clone() }], ..Model::default() };
-            alone.most_specific(0, true, path, true).is_some()
-        }
-        (about, About::Beneath(denied)) => {
-            directory(about).is_some_and(|directory| directory == *denied || is_above(denied, &directory))
+        (About::Exact(path) | About::Beneath(path), _) => denied(path),
+        (About::Glob(one), About::Glob(other)) if one == other => true,
+        (About::Glob(pattern), _) => denied(&glob_directory(pattern)),
+        (
+            About::Network { right, socket, address, prefix_len, ports, .. },
+            About::Network {
+                right: right2, socket: socket2, address: address2, prefix_len: len2, ports: ports2, ..
+            },
+        ) => {
+            (right, socket) == (right2, socket2)
+                && len2 <= prefix_len
+                && address_in(*address, *address2, *len2)
+                && ports2.0 <= ports.0
+                && ports.1 <= ports2.1
         }
         _ => false,
     }
@@ -89,7 +107,8 @@ fn leads_around(rule: &Rule, other: &Rule) -> bool {
         },
     };
     match &other.about {
-        About::Exact(path) | About::Beneath(path) => is_above(&about, path),
+        About::Exact(path) => *path == about || is_above(&about, path),
+        About::Beneath(path) => is_above(&about, path),
         About::Glob(pattern) => {
             let directory = glob_directory(pattern);
             directory == about || is_above(&about, &directory) || is_above(&directory, &about)

@@ -8,7 +8,7 @@ use crate::policy::pattern::Pattern;
 use crate::policy::root;
 use crate::policy::rule::{At, FileRule, Rule, Scope, ScratchRule, ServiceRule, SocketRule, SocketTypes, Written};
 use crate::policy::table::Use;
-use crate::policy::{Compiled, FileTerms, SocketTerms, What};
+use crate::policy::{Compiled, FileTerms, SocketOptions, SocketTerms, What};
 use crate::wire::host;
 use crate::wire::path::{self, PathError};
 use crate::wire::{ABSTRACT_MAX, Right, Rights, SocketType};
@@ -102,6 +102,9 @@ impl Building {
         if rights.contains(Right::Directory) && self.worker_is_confined {
             return unfit("the worker is confined to a directory of its own, and a descriptor of another is a way out");
         }
+        if rights.contains(Right::Create) && !terms.kinds.contain(libc::S_IFREG) {
+            return unfit("what is created is a regular file, which is not of the kinds that it names");
+        }
         // A link can be asked about where nothing else is.
         let links = Rights::from([Right::Stat, Right::Readlink, Right::Unlink]).contains_all(*rights);
         let root = match (scope, &pattern) {
@@ -151,14 +154,25 @@ fn socket(rule: &SocketRule, effect: Effect, place: &Place) -> Result<What, Poli
         return unfit("only what a host's name stands for can be limited to networks");
     }
     if effect == Effect::Deny {
-        return Ok(What::Deny);
+        let plain = SocketOptions { reuse_address: *right == Right::Listen, ..SocketOptions::DEFAULT };
+        let said = *options != plain || !answers.is_empty();
+        return if said { unfit("a denial is of everything: it names no options") } else { Ok(What::Deny) };
     }
-    Ok(What::Socket(SocketTerms { options: *options, scope, answers: answers.clone().into() }))
+    let ports = match at {
+        At::Network { ports, .. } => Some(*ports),
+        _ => None,
+    };
+    Ok(What::Socket(SocketTerms { options: *options, scope, ports, answers: answers.clone().into() }))
 }
 
 fn service(rule: &ServiceRule, effect: Effect, place: &Place) -> Result<What, PolicyError> {
     if !(1..=255).contains(&rule.name.len()) {
-        return Err(unfit(place, format!("service {}", rule.name), "a service's name has 1 to 255 bytes"));
+        let what = format!("service {}", rule.name.escape_debug());
+        return Err(unfit(place, what, "a service's name has 1 to 255 bytes"));
+    }
+    if effect == Effect::Deny && !rule.rights.is_empty() {
+        let what = format!("service {}", rule.name.escape_debug());
+        return Err(unfit(place, what, "a denial is of everything: it names no rights"));
     }
     Ok(if effect == Effect::Deny { What::Deny } else { What::Service(rule.rights.with(Right::Call)) })
 }

@@ -62,8 +62,13 @@ impl PolicyBuilder {
         self
     }
 
-    /// Refuses everything that `rule` is about, whatever else allows it. The rule names no rights. A rule about a
-    /// network is about what it names alone: to deny TCP connections leaves UDP as it was.
+    /// Refuses everything that `rule` is about, whatever else allows it. The rule names no rights and no options.
+    ///
+    /// A name that is denied, by whichever rule about files, is denied with everything beneath it. Denials are by name: a
+    /// second mount of a directory, and another spelling where a file system does not tell letters' cases apart, are
+    /// other names. A rule about a network is about what it names alone: to deny TCP connections leaves UDP as it was. To
+    /// listen on the unspecified address is denied by a denial of any address of the family, and on port 0, for which
+    /// the kernel chooses, by that of any port.
     #[must_use]
     pub fn deny(mut self, rule: impl Into<Rule>) -> Self {
         self.rules.push((rule.into(), Effect::Deny));
@@ -167,10 +172,16 @@ impl PolicyBuilder {
         if phases.is_empty() {
             phases.push((String::new(), Vec::new()));
         }
-        for (name, rules) in phases {
-            let table = building.table(always.iter().chain(&rules).copied())?;
-            building.policy.phases.push(Phase { name: name.into(), table });
+        let mut tables = Vec::new();
+        for (_, rules) in &phases {
+            let table = building.table(always.iter().chain(rules).copied())?;
+            rules.iter().try_for_each(|rule| building.is_granted(*rule, &[&table]))?;
+            tables.push(table);
         }
+        let all: Vec<_> = tables.iter().collect();
+        always.iter().try_for_each(|rule| building.is_granted(*rule, &all))?;
+        let phases = phases.into_iter().zip(tables);
+        building.policy.phases = phases.map(|((name, _), table)| Phase { name: name.into(), table }).collect();
         #[cfg(feature = "learn")]
         if self.learn {
             building.policy.learn = Some(super::learn::Learn::new(&mut building.roots)?);

@@ -23,7 +23,7 @@ impl Building {
         }
         self.aliases(rules.clone())?;
         for rule in rules {
-            self.contradictions(&table, rule)?;
+            self.leads_around(&table, rule)?;
             if self.policy.stat_leading || self.policy.mkdir_says_exists {
                 self.lead_to(&mut table, rule)?;
             }
@@ -83,7 +83,45 @@ impl Building {
         PolicyError::Contradiction { place, other, what: self.what(rule), why }
     }
 
-    fn contradictions(&self, table: &Table, number: u32) -> Result<(), PolicyError> {
+    /// # Errors
+    /// What this rule allows is denied, all of it, in every one of the tables.
+    pub(super) fn is_granted(&self, number: u32, tables: &[&Table]) -> Result<(), PolicyError> {
+        let mut denials = tables.iter().map(|table| self.never_granted(table, number));
+        match denials.next().flatten() {
+            Some(denied) if denials.all(|denied| denied.is_some()) => {
+                Err(self.contradiction(number, denied, "it can never be granted: all of it is denied at"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The rule that denies all that this one allows.
+    fn never_granted(&self, table: &Table, number: u32) -> Option<u32> {
+        if matches!(self.policy.rules[number as usize].what, What::Deny) {
+            return None;
+        }
+        match &self.written[number as usize] {
+            Written::File(rule) => {
+                let path = bytes(&rule.path);
+                match Pattern::new(path) {
+                    // By the same pattern, or by what is above its directory.
+                    Ok(pattern) if rule.scope == Scope::Glob => {
+                        table.denied.patterns.same(path).or_else(|| table.denied.covering(&pattern.directory))
+                    }
+                    _ => table.denied.covering(path),
+                }
+            }
+            Written::Socket(SocketRule { right, socket, at: At::Network { network, ports, .. }, .. }) => {
+                let denied = &table.denied_networks[Use::of(*right, *socket)? as usize];
+                denied.holding(network, ports).copied()
+            }
+            _ => None,
+        }
+    }
+
+    /// # Errors
+    /// The rule leads around another one.
+    fn leads_around(&self, table: &Table, number: u32) -> Result<(), PolicyError> {
         let (Written::File(rule), What::File(file)) =
             (&self.written[number as usize], &self.policy.rules[number as usize].what)
         else {
@@ -93,13 +131,6 @@ impl Building {
         let path = bytes(&rule.path);
         let pattern = (rule.scope == Scope::Glob).then(|| Pattern::new(path).ok()).flatten();
         let about = pattern.as_ref().map_or(path, |pattern| &*pattern.directory);
-        let denied = match rule.scope {
-            Scope::Exact => table.denied.any(about),
-            Scope::Beneath | Scope::Glob => table.denied.tree_around(about),
-        };
-        if let Some(denied) = denied {
-            return Err(self.contradiction(number, denied, "it can never be granted: all of it is denied at"));
-        }
         let leads_around = if file.terms.way.links_within {
             "links inside its directory would lead around the rule at"
         } else if file.rights.contains(Right::Directory) {
@@ -109,10 +140,12 @@ impl Building {
         };
         let inside = |other: &[u8]| other.strip_prefix(about).is_some_and(|rest| rest.starts_with(b"/"));
         for files in [&table.denied, &table.allowed] {
-            let exact = files.exact.iter().chain(&files.trees).map(|(path, rule)| (&**path, *rule));
+            let trees = files.trees.iter().filter(|(path, _)| inside(path));
             // A pattern that begins further up may match inside.
             let reaches = |directory: &[u8]| directory == about || inside(directory) || is_inside(about, directory);
-            let other = exact.filter(|(path, _)| inside(path)).map(|(_, rule)| rule);
+            // A link to `.` is another name of the directory itself.
+            let exact = files.exact.iter().filter(|(path, _)| &***path == about || inside(path));
+            let other = exact.chain(trees).map(|(_, rule)| *rule);
             let patterns = files.patterns.iter().filter(|(directory, _)| reaches(directory)).map(|(_, rule)| rule);
             if let Some(other) = other.chain(patterns).find(|other| *other != number) {
                 return Err(self.contradiction(number, other, leads_around));
@@ -150,7 +183,10 @@ impl Building {
 fn insert_file(files: &mut Files, rule: &FileRule, number: u32) -> Result<(), Option<u32>> {
     let path = bytes(&rule.path);
     match rule.scope {
-        Scope::Exact => insert(&mut files.exact, path.into(), number).map_err(Some),
+        Scope::Exact => {
+            files.longest_exact = files.longest_exact.max(path.len());
+            insert(&mut files.exact, path.into(), number).map_err(Some)
+        }
         Scope::Beneath => {
             files.longest_tree = files.longest_tree.max(path.len());
             insert(&mut files.trees, path.into(), number).map_err(Some)
