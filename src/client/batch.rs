@@ -11,8 +11,8 @@ use crate::error::{ChannelError, ClientError};
 use crate::wire::{self, Access, Address, Answer, Ask, MAX_BATCH, MAX_MESSAGE, SocketType, path};
 
 /// Requests for descriptors that are made in one message and answered in one, each for itself: up to 253
-/// ([`MAX_FDS`](crate::MAX_FDS)), and as many as fit into 64 KiB. Where the paths are known before the files are needed,
-/// this is several times faster than one after the other.
+/// ([`MAX_FDS`](crate::MAX_FDS)), and as many as fit into 64 KiB. Where the paths are known before the files are
+/// needed, this is several times faster than one after the other.
 ///
 /// ```no_run
 /// use std::fs::File;

@@ -84,7 +84,8 @@ impl Client {
     }
 
     /// A client over a channel that came in another way. It should be of [`Kind::SeqPacket`] or [`Kind::Stream`]: a
-    /// datagram channel does not tell when the broker is gone.
+    /// datagram channel does not tell when the broker is gone. Every verb waits for its answer as long as the channel
+    /// does; with O_NONBLOCK or a receive timeout an answer that comes too late ends the client.
     #[must_use]
     pub fn new(channel: Channel) -> Self {
         let exchange = Exchange {
@@ -104,13 +105,13 @@ impl Client {
         self.done(Ask::Hello)
     }
 
-    /// Has less from now on: a worker that has read its configuration, or is about to look at what strangers sent, gives
-    /// up what it needs no more. There is no way back, and it counts for all threads that share this client. Descriptors
-    /// that were got before stay as they are.
+    /// Has less from now on: a worker that has read its configuration, or is about to look at what strangers sent,
+    /// gives up what it needs no more. There is no way back, and it counts for all threads that share this client.
+    /// Descriptors that were got before stay as they are.
     ///
     /// # Errors
-    /// As for [`read`](Self::read), with EPERM for one that asks for more than is held, after which nothing has changed;
-    /// and one that is too long for a message.
+    /// As for [`read`](Self::read), with EPERM for one that asks for more than is held, after which nothing has
+    /// changed; and one that is too long for a message.
     ///
     /// ```
     /// use fdbroker::policy::Narrowing;
@@ -364,11 +365,12 @@ impl Client {
         self.descriptor(Ask::Connect(socket, unix_address(address, "connect")?))
     }
 
-    /// Calls a [service of the daemon's own](crate::Broker::service).
+    /// Calls a [service of the daemon's own](crate::Broker::service). Its name has 1 to 255 bytes; name and `bytes`
+    /// together have room for 65,511, or the error is [`ChannelError::TooLarge`].
     ///
     /// # Errors
-    /// As for [`read`](Self::read), with the errno that the service answers; ENOSYS when the policy allows it, but there
-    /// is none of this name.
+    /// As for [`read`](Self::read), with the errno that the service answers; ENOSYS when the policy allows it, but
+    /// there is none of this name.
     pub fn call(&self, service: &str, rights: impl Into<Rights>, bytes: &[u8]) -> Result<Called, ClientError> {
         let ask = Ask::Call { service: service.as_bytes(), rights: rights.into(), bytes };
         self.exchange(ask, MAX_BATCH, |answer, fds| match answer {

@@ -75,8 +75,8 @@ impl<'c> OpenOptions<'c> {
     ///
     /// # Errors
     /// As for [`Client::read`]; [`Reason::Impossible`](crate::wire::Reason::Impossible) with EINVAL for a combination
-    /// that means nothing, such as to truncate without writing; EAGAIN when a file that was to be opened or created came
-    /// and went each time it was looked for, and ELOOP, as for every link, when a link of its name leads nowhere.
+    /// that means nothing, such as to truncate without writing; EAGAIN when a file that was to be opened or created
+    /// came and went each time it was looked for, and ELOOP, as for every link, when a link of its name leads nowhere.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<File, ClientError> {
         self.client.open(self.access(), path.as_ref())
     }

@@ -1,4 +1,5 @@
-//! `[broker]` What a worker has kept: the intersection of all that it was narrowed to. Deciding by it allocates nothing.
+//! `[broker]` What a worker has kept: the intersection of all that it was narrowed to. Deciding by it allocates
+//! nothing.
 
 use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -2,8 +2,9 @@
 //! thousand rules as with ten.
 //!
 //! **What a rule denies is refused,** whatever else allows it, in whichever order rules are written. Of the rules that
-//! allow, **the most specific decides, alone:** a rule for exactly the path before a pattern, a pattern before a tree; of
-//! patterns the one with the most bytes that stand for themselves, of trees the nearest, of networks the longest prefix.
+//! allow, **the most specific decides, alone:** a rule for exactly the path before a pattern, a pattern before a tree;
+//! of patterns the one with the most bytes that stand for themselves (of equals in different directories, the nearer),
+//! of trees the nearest, of networks the longest prefix that has the port among its ports.
 //! What that rule does not grant is refused, whatever a less specific one grants. Where no rule is, everything is
 //! refused.
 

@@ -9,8 +9,8 @@ use crate::wire::{Narrow, NarrowWriter, Rights, TooLong, section};
 use crate::wire::{Network, Ports};
 
 /// What a worker keeps from now on, of each kind that is named here. **What is not named stays as it was, and what is
-/// named with nothing in it is nothing.** What has been given up cannot be had again: a narrowing that asks for more than
-/// is held is an error, and changes nothing.
+/// named with nothing in it is nothing.** What has been given up cannot be had again: a narrowing that asks for more
+/// than is held is an error, and changes nothing.
 ///
 /// For [`Client::narrow`](crate::Client::narrow), [`Service::narrow`](crate::Service::narrow),
 /// [`Call::narrow`](crate::Call::narrow) and [`Standing::narrow`](super::Standing::narrow).
@@ -97,7 +97,8 @@ impl Narrowing {
         self
     }
 
-    /// Keeps connections by name to these hosts. Each is the name of a rule, whatever its case. For none, say `[""; 0]`.
+    /// Keeps connections by name to these hosts. Each is the name of a rule, whatever its case. For none, say `["";
+    /// 0]`.
     pub fn hosts(mut self, hosts: impl IntoIterator<Item: AsRef<str>>) -> Self {
         self.hosts = Some(set(hosts.into_iter().map(|host| host.as_ref().to_ascii_lowercase().into_bytes().into())));
         self

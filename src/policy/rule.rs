@@ -35,8 +35,8 @@ impl Rule {
     }
 
     /// Everything beneath this directory, at any depth; the directory itself for [`list`](FileRule::list),
-    /// [`stat`](FileRule::stat) and descriptors of directories. It is opened when the policy is built (symbolic links in
-    /// its own path are followed then, and a later rename of it changes nothing); beneath it, no symbolic link is
+    /// [`stat`](FileRule::stat) and descriptors of directories. It is opened when the policy is built (symbolic links
+    /// in its own path are followed then, and a later rename of it changes nothing); beneath it, no symbolic link is
     /// followed at all.
     #[track_caller]
     pub fn beneath(directory: impl Into<PathBuf>) -> FileRule {
@@ -60,7 +60,8 @@ impl Rule {
         ScratchRule { directory: directory.into(), once: false, place: Place::here() }
     }
 
-    /// A TCP socket that listens on exactly this address and port. Port 0 allows a request for port 0, on which the
+    /// A TCP socket that listens on exactly this address and port; of an IPv6 address the scope id too, but there is
+    /// one rule for an address and port. Port 0 allows a request for port 0, on which the
     /// kernel chooses one. An IPv6 socket takes IPv6 only, unless [`dual_stack`](SocketRule::dual_stack) is said.
     #[track_caller]
     pub fn listen(address: SocketAddr) -> SocketRule {
@@ -302,8 +303,9 @@ impl FileRule {
         self.grant(Right::Truncate)
     }
 
-    /// Allows creating files that do not exist (O_WRONLY, O_CREAT, O_EXCL), with these permission bits: at most
-    /// `0o777`, whatever the broker's umask is.
+    /// Allows creating files that do not exist (O_CREAT, O_EXCL), open for writing or for writing at their end, and for
+    /// reading if [`read`](Self::read) is granted. They have these permission bits, at most `0o777`, whatever the
+    /// broker's umask is.
     pub fn create(mut self, mode: u32) -> Self {
         self.terms.file_mode = mode;
         self.grant(Right::Create)
@@ -325,7 +327,8 @@ impl FileRule {
         self.grant(Right::Readlink)
     }
 
-    /// Allows creating directories with these permission bits, at most `0o777`, whatever the broker's umask is.
+    /// Allows creating directories with these permission bits, at most `0o777`, whatever the broker's umask is and the
+    /// set-group-ID bit of the directory above.
     pub fn mkdir(mut self, mode: u32) -> Self {
         self.terms.directory_mode = mode;
         self.grant(Right::Mkdir)
@@ -342,8 +345,8 @@ impl FileRule {
     }
 
     /// Allows giving objects of the kinds of this rule another name, in place of what had it, if that is of these kinds
-    /// too. It is needed at both ends. The object has the rights of its new place from then on. Directories are not renamed: what a rule denies
-    /// inside would be denied no longer.
+    /// too. It is needed at both ends. The object has the rights of its new place from then on. Directories are not
+    /// renamed: what a rule denies inside would be denied no longer.
     pub fn rename(self) -> Self {
         self.grant(Right::Rename)
     }
@@ -482,8 +485,8 @@ impl At {
     }
 }
 
-/// A rule about sockets that are no files. The descriptors are close-on-exec, and blocking unless it says otherwise. For
-/// UNIX sockets with a path, see [`FileRule::connect`], [`FileRule::listen`] and [`FileRule::bind`].
+/// A rule about sockets that are no files. The descriptors are close-on-exec, and blocking unless it says otherwise.
+/// For UNIX sockets with a path, see [`FileRule::connect`], [`FileRule::listen`] and [`FileRule::bind`].
 #[derive(Debug, Clone)]
 #[must_use = "a rule does nothing until a policy is given it"]
 pub struct SocketRule {
@@ -534,8 +537,8 @@ impl SocketRule {
 
     /// UDP instead of TCP, for a rule about connected sockets.
     ///
-    /// Who it is connected to is the default of a UDP socket, and whom it receives from, but no bound: its holder can send
-    /// elsewhere by sendmsg(2) with an address, in a sandbox too, as for [`Rule::bind`].
+    /// Who it is connected to is the default of a UDP socket, and whom it receives from, but no bound: its holder can
+    /// send elsewhere by sendmsg(2) with an address, in a sandbox too, as for [`Rule::bind`].
     pub fn udp(self) -> Self {
         self.socket_type(SocketType::Datagram)
     }

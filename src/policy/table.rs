@@ -74,9 +74,9 @@ pub(super) enum Found<'a> {
 }
 
 impl Files {
-    /// The most specific rule about `path`: an exact one before a pattern, a pattern before a tree, the nearest tree. The
-    /// rule of a tree, or of a pattern that ends in `**`, is about its own directory only where `itself` says that this
-    /// counts.
+    /// The most specific rule about `path`: an exact one before a pattern, a pattern before a tree, the nearest tree.
+    /// The rule of a tree, or of a pattern that ends in `**`, is about its own directory only where `itself` says that
+    /// this counts.
     pub(super) fn find<'a>(&self, path: &'a [u8], itself: bool) -> Option<(u32, Found<'a>)> {
         if let Some(rule) = self.exact.get(path) {
             return Some((*rule, Found::Exact));

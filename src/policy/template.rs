@@ -1,5 +1,5 @@
-//! `[broker]` Paths that differ from worker to worker in a component: `{user}` stands for a value that the broker's side
-//! gives once, when a worker starts. What becomes of the worker's uid or name later changes nothing.
+//! `[broker]` Paths that differ from worker to worker in a component: `{user}` stands for a value that the broker's
+//! side gives once, when a worker starts. What becomes of the worker's uid or name later changes nothing.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -54,7 +54,8 @@ impl Values {
 /// for one brace each.
 ///
 /// # Errors
-/// [`TemplateError::Unknown`] for a name that has no value, [`TemplateError::Stray`] for a brace that belongs to no name.
+/// [`TemplateError::Unknown`] for a name that has no value, [`TemplateError::Stray`] for a brace that belongs to no
+/// name.
 pub fn expand(template: impl AsRef<Path>, values: &Values) -> Result<PathBuf, TemplateError> {
     expand_bytes(template.as_ref().as_os_str().as_bytes(), values).map(|path| OsString::from_vec(path).into())
 }

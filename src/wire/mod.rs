@@ -23,7 +23,7 @@
 //! |-----:|------|------|--------------|
 //! | 0x01 | hello | empty | nothing |
 //! | 0x02 | narrow | sections, each of another kind, in the order of their tags; there may be none | nothing |
-//! | 0x10 | open | u16 [access](Access), then a path to the end of the body | a file |
+//! | 0x10 | open | u16 [access](Access), then a path to the end of the body | a file; with bit 0x80, a directory |
 //! | 0x11 | scratch | empty | an unnamed temporary file, open for reading and writing |
 //! | 0x12 | list | u64 where to go on, 0 at first, then a path | [data](Entries): a part of the directory |
 //! | 0x13 | stat | path | [data](Stat), 56 bytes |
@@ -82,8 +82,8 @@
 //! | 4 | 2 | last port | not below the first |
 //! | 6 | 4 or 16 | address | in network order, as written; no bits beyond the prefix, and not IPv4 in IPv6 form |
 //!
-//! A kind without a section is left as it was; a section without items (rights: 0) leaves nothing of its kind. What asks
-//! for more than is held is refused (reason 7, EPERM), and nothing changes.
+//! A kind without a section is left as it was; a section without items (rights: 0) leaves nothing of its kind. What
+//! asks for more than is held is refused (reason 7, EPERM), and nothing changes.
 //!
 //! # Item of a batch
 //!
@@ -102,8 +102,8 @@
 //! | 0x81 | refused | refusal | 0 |
 //! | 0x82 | batch | items, one for each request, in order | those of all items, in order |
 //!
-//! An item of a reply has the verb (0x80 or 0x81), the number of its descriptors (u8), the length of its body (u16), and
-//! the body. What a batch asks to know beyond the size of a reply is refused (reason 8).
+//! An item of a reply has the verb (0x80 or 0x81), the number of its descriptors (u8), the length of its body (u16),
+//! and the body. What a batch asks to know beyond the size of a reply is refused (reason 8, EAGAIN).
 //!
 //! # Refusal (8 bytes)
 //!
@@ -208,8 +208,8 @@ pub enum Malformed {
     },
 }
 
-/// The buffer given to an `encode` is too small, the message would be over [`MAX_MESSAGE`] (a reply, [`MAX_REPLY`]), or a
-/// part of it has a length or a number that the wire does not take.
+/// The buffer given to an `encode` is too small, the message would be over [`MAX_MESSAGE`] (a reply, [`MAX_REPLY`]), or
+/// a part of it has a length or a number that the wire does not take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("it does not fit: a request has at most 65536 bytes, a reply 16384, and each name at least one")]
 pub struct TooLong;

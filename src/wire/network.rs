@@ -1,7 +1,7 @@
 //! `[both]` IP networks and ranges of ports.
 //!
-//! An IPv4 address in IPv6 form (`::ffff:192.0.2.1`) is reached over IPv4. It is in no IPv6 network, `::/0` included, and
-//! no network can be written in that form: whoever judges such an address judges the IPv4 address that it is.
+//! An IPv4 address in IPv6 form (`::ffff:192.0.2.1`) is reached over IPv4. It is in no IPv6 network, `::/0` included,
+//! and no network can be written in that form: whoever judges such an address judges the IPv4 address that it is.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -28,8 +28,8 @@ pub struct Network {
 }
 
 impl Network {
-    /// From its parts, if they are in the one form there is for each network: no bits beyond the prefix, and not IPv4 in
-    /// IPv6 form.
+    /// From its parts, if they are in the one form there is for each network: no bits beyond the prefix, and not IPv4
+    /// in IPv6 form.
     pub(crate) fn from_parts(address: IpAddr, prefix_len: u8) -> Option<Self> {
         let in_one_form = prefix_len <= bits(address) && masked(address, prefix_len) == address;
         (in_one_form && mapped(address).is_none()).then_some(Self { address, prefix_len })

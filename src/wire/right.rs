@@ -51,9 +51,11 @@ rights! {
     Unlink = 9, "unlink";
     /// Remove an empty directory.
     Rmdir = 10, "rmdir";
-    /// Give anything but a directory another name. Needed at both ends; what had the new name is replaced.
+    /// Give an object of the kinds that the rule names another name. Needed at both ends; what had the new name is
+    /// replaced.
     Rename = 11, "rename";
-    /// Have a descriptor of a directory, which is a way out of it: `openat(fd, "..")` leads to all that the holder may open.
+    /// Have a descriptor of a directory, which is a way out of it: `openat(fd, "..")` leads to all that the holder may
+    /// open.
     Directory = 12, "directory-escape";
     /// Have an unnamed temporary file.
     Scratch = 13, "scratch";

@@ -1,7 +1,7 @@
 //! `[broker]` Denials that a symbolic link in a rule's own path would lead around.
 //!
-//! A request is judged by the path that it writes, and a rule's directory is found by following links when the policy is
-//! built. So one object can have two names that rules are about: `/var/run/app` and `/run/app`. A denial of the one
+//! A request is judged by the path that it writes, and a rule's directory is found by following links when the policy
+//! is built. So one object can have two names that rules are about: `/var/run/app` and `/run/app`. A denial of the one
 //! would say nothing of the other.
 
 use std::collections::HashMap;

@@ -64,11 +64,11 @@ impl PolicyBuilder {
 
     /// Refuses everything that `rule` is about, whatever else allows it. The rule names no rights and no options.
     ///
-    /// A name that is denied, by whichever rule about files, is denied with everything beneath it. Denials are by name: a
-    /// second mount of a directory, and another spelling where a file system does not tell letters' cases apart, are
-    /// other names. A rule about a network is about what it names alone: to deny TCP connections leaves UDP as it was. To
-    /// listen on the unspecified address is denied by a denial of any address of the family, and on port 0, for which
-    /// the kernel chooses, by that of any port.
+    /// A name that is denied, by whichever rule about files, is denied with everything beneath it. Denials are by name:
+    /// a second mount of a directory, and another spelling where a file system does not tell letters' cases apart, are
+    /// other names. A rule about a network is about what it names alone: to deny TCP connections leaves UDP as it was.
+    /// To listen on the unspecified address is denied by a denial of any address of the family, and on port 0, for
+    /// which the kernel chooses, by that of any port.
     #[must_use]
     pub fn deny(mut self, rule: impl Into<Rule>) -> Self {
         self.rules.push((rule.into(), Effect::Deny));
@@ -101,8 +101,8 @@ impl PolicyBuilder {
         self
     }
 
-    /// Allows [stat](super::FileRule::stat) of the directories above those that rules are about, and of no others, as programs
-    /// ask that walk down to a file.
+    /// Allows [stat](super::FileRule::stat) of the directories above those that rules are about, and of no others, as
+    /// programs ask that walk down to a file.
     #[must_use]
     pub fn stat_leading_directories(mut self) -> Self {
         self.stat_leading = true;
@@ -118,7 +118,8 @@ impl PolicyBuilder {
     }
 
     /// The worker has a root directory of its own (chroot(2), pivot_root(2), a container), which is worth nothing with
-    /// a descriptor of a directory outside: a rule that [grants one](super::FileRule::directory_escape) is then an error.
+    /// a descriptor of a directory outside: a rule that [grants one](super::FileRule::directory_escape) is then an
+    /// error.
     #[must_use]
     pub fn worker_is_confined(mut self) -> Self {
         self.worker_is_confined = true;
@@ -127,8 +128,8 @@ impl PolicyBuilder {
 
     /// **Grants everything that no rule denies,** as far as the broker's own user may have it, but for descriptors of
     /// directories and services: to learn from the audit which rules a worker needs. A record without a rule is of what
-    /// no rule allows. The service of a worker that has such a policy begins with a warning on standard error. Never for
-    /// a worker that is exposed to anybody; feature `learn`, which no release of a daemon should have.
+    /// no rule allows. The service of a worker that has such a policy begins with a warning on standard error. Never
+    /// for a worker that is exposed to anybody; feature `learn`, which no release of a daemon should have.
     #[cfg(feature = "learn")]
     #[must_use]
     pub fn learn(mut self) -> Self {

@@ -93,7 +93,7 @@ use crate::wire::Rights;
 /// | `create-mode`, `mkdir-mode`, `socket-mode` | permission bits of what is made, as `0o640` or, for formats without octal numbers, `"0640"`; [`parse`](Self::parse) takes no decimal numbers | must be said with `create`; with `mkdir`; with `listen` or `bind` |
 /// | `sockets` | types of UNIX sockets that are connected or listen: `"stream"`, `"datagram"`, `"seqpacket"` | must be said with `connect` and `listen` |
 /// | `listen-sockets` | those that listen, where they are others | those of `sockets` |
-/// | `kinds` | what is opened: `"regular"`, `"fifo"`, `"character-device"`, `"block-device"` | `["regular"]` |
+/// | `kinds` | what is opened and renamed: `"regular"`, `"fifo"`, `"character-device"`, `"block-device"` | `["regular"]` |
 /// | `follow-links-within` | `true`, for `beneath`: [symbolic links that stay inside](super::FileRule::follow_links_within) | `false` |
 /// | `one-file-system` | `true`: [no other file system that is mounted inside](super::FileRule::one_file_system) | `false` |
 /// | `protect-hard-links` | `true`: [no file with a second name](super::FileRule::protect_hard_links) | `false` |
