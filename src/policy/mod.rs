@@ -221,6 +221,9 @@ impl Policy {
     }
 
     fn denies_entry(&self, phase: usize, directory: &[u8], name: &[u8]) -> bool {
+        if self.phases[phase].table.denied.is_empty() {
+            return false;
+        }
         let mut path = [0; PATH_MAX + 1 + NAME_MAX];
         let (end, len) = (directory.len(), directory.len() + 1 + name.len());
         let Some(path) = path.get_mut(..len) else { return true };

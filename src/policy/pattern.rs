@@ -182,6 +182,10 @@ impl Patterns {
         best.map(|(_, rule, name)| (rule, name))
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_directory.is_empty()
+    }
+
     /// The rule that has exactly this pattern.
     pub(super) fn same(&self, pattern: &[u8]) -> Option<u32> {
         let pattern = Pattern::new(pattern).ok()?;

@@ -105,6 +105,10 @@ impl Files {
         self.trees.get(path).copied().or_else(|| self.nearest_tree(path).map(|(rule, _)| rule))
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.exact.is_empty() && self.trees.is_empty() && self.patterns.is_empty()
+    }
+
     /// For denials: a rule about `path`, or about a directory above it. What is denied is denied with all beneath it.
     pub(super) fn covering(&self, path: &[u8]) -> Option<u32> {
         if let Some(rule) = self.exact.get(path) {
