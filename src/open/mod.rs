@@ -10,6 +10,7 @@ mod change;
 mod file;
 mod look;
 mod names;
+mod private;
 mod socket;
 
 use std::io;

@@ -323,7 +323,9 @@ impl FileRule {
         self.grant(Right::Readlink)
     }
 
-    /// Allows creating directories with these permission bits, at most `0o777`, whatever the broker's umask is.
+    /// Allows creating directories with these permission bits, at most `0o777`, whatever the broker's umask is. It is
+    /// made inside a directory `.fdbroker-…`, which is beside it for a moment and only the broker's user can search. Where
+    /// the file system cannot move it from there (RENAME_NOREPLACE), the umask takes its bits off the mode.
     pub fn mkdir(mut self, mode: u32) -> Self {
         self.terms.directory_mode = mode;
         self.grant(Right::Mkdir)
@@ -340,8 +342,16 @@ impl FileRule {
     }
 
     /// Allows giving objects of the kinds of this rule another name, in place of what had it, if that is of these kinds
-    /// too. It is needed at both ends. The object has the rights of its new place from then on. Directories are not renamed: what a rule denies
-    /// inside would be denied no longer.
+    /// too. It is needed at both ends. The object has the rights of its new place from then on. Directories are not
+    /// renamed: what a rule denies inside would be denied no longer.
+    ///
+    /// Exactly the object that was judged gets the new name, whatever others do to the names meanwhile: by a hard link,
+    /// so that for a moment it has both names, and by /proc, which must be mounted. Where something is replaced, there is
+    /// for a moment a directory `.fdbroker-…` beside it that only the broker's user can search; a broker that is killed
+    /// then leaves it behind, and so it does when somebody renames it. Where the kernel refuses the link (file systems
+    /// that have none; files of others under `fs.protected_hardlinks`, for a broker without CAP_FOWNER), it is renamed by
+    /// name if the directory of the old name is the broker's user's or root's and nobody else can write to it, and
+    /// otherwise not at all (EPERM).
     pub fn rename(self) -> Self {
         self.grant(Right::Rename)
     }
