@@ -14,13 +14,13 @@ mod private;
 mod socket;
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
 use libc::{S_IFMT, S_IFSOCK};
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, fchmod, fstat};
 
 use crate::policy::{Answers, Endpoint, Grant, Permit, Root, SocketOptions};
@@ -162,15 +162,27 @@ impl Made {
     }
 }
 
-/// tempfile wants a name for the directory: this one is of the directory that was pinned. The mode is set because
-/// tempfile leaves it to the broker's umask, and a file without a name can still be opened again through /proc by who
-/// may look into a holder of it.
+/// O_EXCL: it never gets a name, not even by a worker's linkat(2). The mode is set because the umask takes bits off it,
+/// and a file without a name can still be opened again through /proc by who may look into a holder of it.
 fn scratch(root: &Root) -> Result<OwnedFd, Refusal> {
     let opened = root.open().map_err(failed)?;
-    let directory = format!("/proc/self/fd/{}", opened.as_fd().as_raw_fd());
-    let fd = OwnedFd::from(tempfile::tempfile_in(directory).map_err(|error| failed(errno(&error)))?);
-    fchmod(&fd, Mode::S_IRUSR | Mode::S_IWUSR).map_err(failed)?;
+    let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+    let flags = OFlag::O_TMPFILE | OFlag::O_EXCL | OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_LARGEFILE;
+    let fd = match openat(opened.as_fd(), c".", flags, mode) {
+        // What file systems say that have no such files, and kernels that know of none.
+        Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::EINVAL | Errno::ENOENT) => named_for_a_moment(opened.as_fd())?,
+        fd => fd.map_err(failed)?,
+    };
+    fchmod(&fd, mode).map_err(failed)?;
     Ok(fd)
+}
+
+/// tempfile wants a name for the directory: this one is of the directory that was pinned. (Its own unnamed files can be
+/// given a name.) A file whose last name is gone gets none again.
+fn named_for_a_moment(directory: BorrowedFd<'_>) -> Result<OwnedFd, Refusal> {
+    let directory = format!("/proc/self/fd/{}", directory.as_raw_fd());
+    let named = tempfile::NamedTempFile::new_in(directory).map_err(|error| failed(errno(&error)))?;
+    Ok(named.into_file().into())
 }
 
 fn connect(socket: SocketType, to: Endpoint<'_>, options: &SocketOptions) -> Result<OwnedFd, Refusal> {
