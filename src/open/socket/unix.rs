@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use libc::{S_IFMT, S_IFSOCK};
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, openat};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, setsockopt, socket, sockopt};
-use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat, fstat};
+use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmod, fchmodat, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 
 use super::{errno, nonblocking_flag, set_nonblocking, start_listening};
@@ -70,12 +70,18 @@ pub(crate) fn listen_unix(
     // Linux makes the path with the mode of the socket, less the umask.
     fchmod(&socket, Mode::from_bits_truncate(mode))?;
     nix::sys::socket::bind(socket.as_raw_fd(), &address)?;
-    let path = path_of(&socket, parent, name, mode)?;
-    let made = Inode::of(path.as_fd())?;
+    let made = || {
+        let path = path_of(&socket, parent, name, mode)?;
+        let inode = Inode::of(path.as_fd())?;
+        Ok((path, inode))
+    };
+    let (path, made) = made().inspect_err(|_| withdraw(parent, name, mode))?;
     // Until it listens, who connects is refused.
     let ready = set_mode(&path, mode).and_then(|()| start(&socket, kind, options));
     ready.inspect_err(|_| {
-        let _ = remove_unix(parent, name, made);
+        if remove_unix(parent, name, made).is_err() {
+            withdraw(parent, name, mode);
+        }
     })?;
     Ok((socket, made))
 }
@@ -127,11 +133,19 @@ fn path_of(socket: &OwnedFd, parent: BorrowedFd<'_>, name: &CStr, mode: u32) -> 
         return Ok(path);
     }
     let path = look(parent, name)?;
-    let stat = fstat(&path)?;
-    let can_be = stat.st_mode & S_IFMT == S_IFSOCK
-        && stat.st_mode & PERMISSIONS & !mode == 0
-        && stat.st_uid == geteuid().as_raw();
-    if can_be { Ok(path) } else { Err(Errno::EADDRINUSE) }
+    if can_be(&fstat(&path)?, mode) { Ok(path) } else { Err(Errno::EADDRINUSE) }
+}
+
+/// Whether this can be the path that bind(2) has made for a socket of this mode.
+fn can_be(path: &FileStat, mode: u32) -> bool {
+    path.st_mode & S_IFMT == S_IFSOCK && path.st_mode & PERMISSIONS & !mode == 0 && path.st_uid == geteuid().as_raw()
+}
+
+/// Removes what bind(2) has made a moment ago and what could not be opened since: no descriptor may be to be had.
+fn withdraw(parent: BorrowedFd<'_>, name: &CStr, mode: u32) {
+    if fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok_and(|there| can_be(&there, mode)) {
+        let _ = unlinkat(parent, name, UnlinkatFlags::NoRemoveDir);
+    }
 }
 
 /// Gives the path the bits that the umask took away. There is no call that does it by the socket.
