@@ -573,8 +573,8 @@ fn s_06_without_descriptors_nothing_stays_behind() {
     });
 }
 
-/// S-06: the paths that are remembered for one worker are 256; further sockets are refused, and nothing is made of
-/// them. In the end all are removed.
+/// S-06: the paths that are remembered for one worker are 256 that are there at a time; further sockets are refused, and
+/// nothing is made of them. Those that somebody has removed or replaced make room. In the end all are removed.
 #[test]
 fn s_06_a_bounded_number_of_paths() {
     let (_keep, root) = directory();
@@ -587,9 +587,17 @@ fn s_06_a_bounded_number_of_paths() {
         refused(client.unix_listen(root.join("one-more")), limit);
     }
     assert_eq!(fs::read_dir(&root).unwrap().count(), 256);
+    fs::remove_file(root.join("7")).unwrap();
+    drop(client.unix_listen(root.join("one-more")).unwrap());
+    refused(client.unix_listen(root.join("another")), limit);
+    fs::remove_file(root.join("8")).unwrap();
+    fs::write(root.join("8"), b"another's").unwrap();
+    drop(client.unix_listen(root.join("another")).unwrap());
+    refused(client.unix_listen(root.join("third")), limit);
     drop(client);
     ended(service).unwrap();
-    assert_eq!(fs::read_dir(&root).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(&root).unwrap().count(), 1);
+    assert_eq!(fs::read(root.join("8")).unwrap(), b"another's");
 }
 
 /// S-05: what listens by path listens, what is connected is connected, and what is bound is neither.

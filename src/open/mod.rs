@@ -13,6 +13,7 @@ mod names;
 mod private;
 mod socket;
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -56,7 +57,7 @@ struct Made {
     inode: Inode,
 }
 
-/// Paths of sockets that are remembered for one worker.
+/// Paths of sockets that are remembered for one worker: those that are there at a time.
 const MOST_MADE: usize = 256;
 
 impl Opener {
@@ -71,8 +72,8 @@ impl Opener {
     ///
     /// # Errors
     /// A refusal: [`Reason::Failed`] with the errno of the system call that failed, [`Reason::Kind`] with EACCES when
-    /// what is there is not of the kinds that the rule names, [`Reason::Limit`] when the worker has made too many
-    /// sockets or `data` is too small. Whatever was opened is closed again. A file or directory that was created stays
+    /// what is there is not of the kinds that the rule names, [`Reason::Limit`] when too many paths of
+    /// the worker's sockets are there or `data` is too small. Whatever was opened is closed again. A file or directory that was created stays
     /// if the last step after its creation, setting its mode, fails.
     pub fn open(&mut self, permit: Permit<'_>, data: &mut [u8]) -> Result<Opened, Refusal> {
         let fd = match permit.into_grant() {
@@ -107,7 +108,7 @@ impl Opener {
             Endpoint::Ip(address) if socket == SocketType::Datagram => socket::bind(address, options).map_err(failed),
             Endpoint::Ip(address) => socket::listen(address, options).map_err(failed),
             Endpoint::Abstract(name) => socket::listen_abstract(name, socket, options).map_err(failed),
-            Endpoint::Path(_) if self.made.len() == MOST_MADE => Err(LIMIT),
+            Endpoint::Path(_) if !self.has_room() => Err(LIMIT),
             Endpoint::Path(at) => {
                 let (mut buffer, opened) = ([0; PATH_MAX], at.root.open().map_err(failed)?);
                 let resolver = at.root.resolver();
@@ -117,6 +118,14 @@ impl Opener {
                 Ok(fd)
             }
         }
+    }
+
+    /// Forgets the paths that are gone when there are too many.
+    fn has_room(&mut self) -> bool {
+        if self.made.len() == MOST_MADE {
+            self.made.retain(|made| made.is_there() != Ok(false));
+        }
+        self.made.len() < MOST_MADE
     }
 
     fn connect_name(
@@ -156,9 +165,21 @@ impl Drop for Opener {
 
 impl Made {
     fn remove(&self) -> Result<bool, Errno> {
+        self.in_directory(socket::remove_unix)
+    }
+
+    /// A directory that is not there has no path in it.
+    fn is_there(&self) -> Result<bool, Errno> {
+        match self.in_directory(socket::has_unix) {
+            Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(false),
+            there => there,
+        }
+    }
+
+    fn in_directory<T>(&self, act: fn(BorrowedFd<'_>, &CStr, Inode) -> Result<T, Errno>) -> Result<T, Errno> {
         let (mut buffer, opened) = ([0; PATH_MAX], self.root.open()?);
         let (parent, name) = self.root.resolver().parent(opened.as_fd(), &self.name, self.way, &mut buffer)?;
-        socket::remove_unix(parent.as_fd(), name, self.inode)
+        act(parent.as_fd(), name, self.inode)
     }
 }
 

@@ -99,19 +99,28 @@ pub(crate) fn listen_abstract(name: &[u8], kind: SocketType, options: &SocketOpt
 /// file is removed, unless it was put there, by someone who can write to the directory, in the moment between looking
 /// and removing: unlinkat(2) takes names only.
 pub(crate) fn remove_unix(parent: BorrowedFd<'_>, name: &CStr, made: Inode) -> Result<bool, Errno> {
-    check_name(name)?;
-    let there = match look(parent, name) {
-        Err(Errno::ENOENT) => return Ok(false),
-        there => there?,
-    };
-    if Inode::of(there.as_fd())? != made {
-        return Ok(false);
-    }
+    let Some(there) = still_there(parent, name, made)? else { return Ok(false) };
     // Another's socket cannot get this inode's number meanwhile: `there` keeps it in use.
-    match unlinkat(parent, name, UnlinkatFlags::NoRemoveDir) {
+    let removed = unlinkat(parent, name, UnlinkatFlags::NoRemoveDir);
+    drop(there);
+    match removed {
         Err(Errno::ENOENT) => Ok(false),
         done => done.map(|()| true),
     }
+}
+
+/// Whether the path of a socket that [`listen_unix`] made is still there, under this name.
+pub(crate) fn has_unix(parent: BorrowedFd<'_>, name: &CStr, made: Inode) -> Result<bool, Errno> {
+    still_there(parent, name, made).map(|there| there.is_some())
+}
+
+fn still_there(parent: BorrowedFd<'_>, name: &CStr, made: Inode) -> Result<Option<OwnedFd>, Errno> {
+    check_name(name)?;
+    let there = match look(parent, name) {
+        Err(Errno::ENOENT) => return Ok(None),
+        there => there?,
+    };
+    Ok((Inode::of(there.as_fd())? == made).then_some(there))
 }
 
 /// A path that was made here, as distinct from every other file. A file system may give the number to another file once
