@@ -123,6 +123,9 @@ impl Rule {
 
     /// A socket connected to the UNIX socket with this abstract name (without its NUL), of type stream unless
     /// [`socket_type`](SocketRule::socket_type) says otherwise.
+    ///
+    /// **Who is at the other end takes the worker for the broker:** SO_PEERCRED there tells the broker's uid, gid and pid.
+    /// Grant no service that trusts its callers by those (polkit, D-Bus, databases with peer authentication).
     #[track_caller]
     pub fn connect_abstract(name: impl Into<Vec<u8>>) -> SocketRule {
         SocketRule::new(Right::Connect, SocketType::Stream, At::Abstract(name.into()))
@@ -363,6 +366,9 @@ impl FileRule {
     }
 
     /// Allows sockets connected to UNIX sockets of the paths that the rule names, of these types only.
+    ///
+    /// **Who is at the other end takes the worker for the broker:** SO_PEERCRED there tells the broker's uid, gid and pid.
+    /// Grant no service that trusts its callers by those (polkit, D-Bus, databases with peer authentication).
     pub fn connect(mut self, sockets: impl IntoIterator<Item = SocketType>) -> Self {
         self.terms.connect = SocketTypes::of(sockets);
         self.grant(Right::Connect)
@@ -370,6 +376,12 @@ impl FileRule {
 
     /// Allows listening UNIX sockets, of these types, at the paths that the rule names, with these permission bits. The
     /// path is removed when the worker's service ends, if what is there is still that socket.
+    ///
+    /// Nothing is replaced: EADDRINUSE when anything is there, and so also for the path that an earlier run has left
+    /// behind, as a broker that is killed removes nothing. (Remove it before the worker starts, or grant
+    /// [`unlink`](Self::unlink).) There are at most 256 paths of one worker's sockets at a time. The last component must
+    /// fit into an address (107 bytes) behind `/proc/self/fd/N/`, which is also what the socket's own address
+    /// (getsockname(2), `local_addr`) begins with.
     pub fn listen(mut self, sockets: impl IntoIterator<Item = SocketType>, mode: u32) -> Self {
         self.terms.listen = SocketTypes::of(sockets);
         self.terms.socket_mode = mode;
@@ -377,7 +389,7 @@ impl FileRule {
     }
 
     /// Allows UNIX datagram sockets that are bound to the paths that the rule names, with these permission bits. As for
-    /// [`listen`](Self::listen), the path is removed in the end.
+    /// [`listen`](Self::listen), the path is removed in the end, nothing is replaced, and number and length are bounded.
     pub fn bind(mut self, mode: u32) -> Self {
         self.terms.socket_mode = mode;
         self.grant(Right::Bind)
