@@ -8,7 +8,9 @@ mod common;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use common::served;
 use common::watched::{Verdict, watched};
@@ -295,5 +297,87 @@ fn empty(directory: &Path) {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         fs::remove_dir_all(&path).or_else(|_| fs::remove_file(&path)).unwrap();
+    }
+}
+
+/// D-02, D-03: the same with real attackers, of a user of their own, for five seconds: against a broker that may do
+/// everything, a directory that is not theirs is not moved out of theirs, nor opened to anybody.
+#[test]
+fn d_02_d_03_five_seconds_of_attacks_by_another_user() {
+    if !common::is_root() {
+        return eprintln!("SKIPPED D-02, D-03 by another user: only root can be one");
+    }
+    alone("d_02_d_03_five_seconds_of_attacks_by_another_user", || {
+        let (_keep, root) = directory();
+        let (one, other) = (root.join("one"), root.join("other"));
+        fs::create_dir(&one).unwrap();
+        fs::create_dir(&other).unwrap();
+        std::os::unix::fs::chown(&one, Some(65534), Some(65534)).unwrap();
+        private_here(&one);
+        let rules = Policy::builder()
+            .allow(Rule::file(one.join("file")).rename())
+            .allow(Rule::glob(one.join("new*")).mkdir(0o755).rmdir())
+            .allow(Rule::beneath(&other).rename())
+            .deny(Rule::beneath(one.join("private")));
+        let (_service, client) = served::client(rules.build().unwrap());
+        let over = AtomicBool::new(false);
+        let (mut renamed, mut made) = (0_u64, 0_u64);
+        std::thread::scope(|scope| {
+            for names in [&["file"][..], &["new"], &["file", "new", ".fdbroker-"]] {
+                scope.spawn(|| {
+                    be_nobody();
+                    while !over.load(Ordering::Relaxed) {
+                        exchange_with_private(&one, names);
+                    }
+                });
+            }
+            let _end = Over(&over);
+            let until = Instant::now() + Duration::from_secs(5);
+            while Instant::now() < until || renamed == 0 || made == 0 {
+                assert!(Instant::now() < until + served::PATIENCE, "{renamed} renamed, {made} made");
+                let _ = fs::write(one.join("file"), b"file");
+                if client.rename(one.join("file"), other.join("new")).is_ok() {
+                    renamed += 1;
+                    assert!(fs::symlink_metadata(other.join("new")).unwrap().is_file());
+                }
+                made += u64::from(client.mkdir(one.join("new")).is_ok());
+                let _ = client.rmdir(one.join("new"));
+            }
+        });
+        eprintln!("{renamed} renamed, {made} made");
+        assert!(fs::symlink_metadata(other.join("new")).unwrap().is_file());
+        let key = place_of_the_key(&one).expect("the directory is where it was");
+        assert_eq!(fs::metadata(key).unwrap().mode() & 0o7777, 0o700);
+    });
+}
+
+fn exchange_with_private(directory: &Path, names: &[&str]) {
+    let exchange = |name: &Path| {
+        let _ = renameat2(AT_FDCWD, name, AT_FDCWD, &directory.join("private"), RenameFlags::RENAME_EXCHANGE);
+    };
+    for name in names {
+        match *name {
+            ".fdbroker-" => {
+                let all = fs::read_dir(directory).unwrap().flatten().map(|entry| entry.path());
+                all.filter(|path| path.to_str().unwrap().contains(name)).for_each(|path| exchange(&path));
+            }
+            name => exchange(&directory.join(name)),
+        }
+    }
+}
+
+/// This thread alone: the C library's setresuid would change all of them.
+#[allow(unsafe_code, reason = "the system call itself")]
+fn be_nobody() {
+    // SAFETY: numbers only.
+    let status = unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) };
+    assert_eq!(status, 0);
+}
+
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
