@@ -21,17 +21,14 @@ use crate::wire::SocketType;
 
 /// A UNIX socket connected to the one that `object` (O_PATH) is, under whatever name it was found.
 ///
-/// ENOTSOCK when it is no socket, EPROTOTYPE when it is one of another type, ETIMEDOUT when its queue stays full until
-/// the deadline, ENOENT only where /proc is not mounted.
+/// ECONNREFUSED when it is no socket or nobody listens, EPROTOTYPE when it is one of another type, ETIMEDOUT when its
+/// queue stays full until the deadline, ENOENT only where /proc is not mounted.
 pub(crate) fn connect_unix(
     object: BorrowedFd<'_>,
     kind: SocketType,
     deadline: Instant,
     nonblocking: bool,
 ) -> Result<OwnedFd, Errno> {
-    if fstat(object)?.st_mode & S_IFMT != S_IFSOCK {
-        return Err(Errno::ENOTSOCK);
-    }
     connect(&UnixAddr::new(ProcPath::of(object, None)?.as_os_str())?, kind, deadline, nonblocking)
 }
 
@@ -168,13 +165,33 @@ fn set_mode(path: &OwnedFd, mode: u32) -> Result<(), Errno> {
     if has_it()? { Ok(()) } else { Err(Errno::EPERM) }
 }
 
+/// Most queues have room: only for one that has none is a time set.
+fn connect(to: &UnixAddr, kind: SocketType, deadline: Instant, nonblocking: bool) -> Result<OwnedFd, Errno> {
+    let socket = new(kind, true)?;
+    match nix::sys::socket::connect(socket.as_raw_fd(), to) {
+        Err(Errno::EAGAIN | Errno::EINTR) => {
+            set_nonblocking(&socket, false)?;
+            wait_for_room(&socket, to, deadline)?;
+            if nonblocking {
+                set_nonblocking(&socket, true)?;
+            }
+        }
+        done => {
+            done?;
+            if !nonblocking {
+                set_nonblocking(&socket, false)?;
+            }
+        }
+    }
+    Ok(socket)
+}
+
 /// The time that connect(2) waits for room in the queue is that of sends. Afterwards it is for ever again, as in a new
 /// socket.
-fn connect(to: &UnixAddr, kind: SocketType, deadline: Instant, nonblocking: bool) -> Result<OwnedFd, Errno> {
-    let socket = new(kind, false)?;
+fn wait_for_room(socket: &OwnedFd, to: &UnixAddr, deadline: Instant) -> Result<(), Errno> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        setsockopt(&socket, sockopt::SendTimeout, &time_value(Some(left)))?;
+        setsockopt(socket, sockopt::SendTimeout, &time_value(Some(left)))?;
         match nix::sys::socket::connect(socket.as_raw_fd(), to) {
             Err(Errno::EAGAIN) if left.is_zero() => return Err(Errno::ETIMEDOUT),
             // A local socket that was interrupted is as it was before.
@@ -182,9 +199,7 @@ fn connect(to: &UnixAddr, kind: SocketType, deadline: Instant, nonblocking: bool
             done => break done?,
         }
     }
-    setsockopt(&socket, sockopt::SendTimeout, &time_value(None))?;
-    set_nonblocking(&socket, nonblocking)?;
-    Ok(socket)
+    setsockopt(socket, sockopt::SendTimeout, &time_value(None))
 }
 
 fn new(kind: SocketType, nonblocking: bool) -> Result<OwnedFd, Errno> {
