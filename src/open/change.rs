@@ -2,7 +2,7 @@
 //! directory that holds it, which was found beneath the rule's directory a moment before.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
@@ -11,6 +11,7 @@ use nix::unistd::{AccessFlags, UnlinkatFlags, faccessat, geteuid, linkat, unlink
 
 use super::file::has_forbidden_links;
 use super::private::Private;
+use super::socket::ProcPath;
 use super::{NOT_OF_THE_KIND, errno, failed};
 use crate::policy::{At, Terms};
 use crate::sys::directory;
@@ -55,7 +56,7 @@ fn mkdir_by(private: &Private<'_>, parent: BorrowedFd<'_>, name: &CStr, mode: Mo
 
 /// Of the very directory that is open as O_PATH.
 fn set_mode(directory: &OwnedFd, mode: Mode) -> Result<(), Errno> {
-    fchmodat(AT_FDCWD, path_of(directory).as_str(), mode, FchmodatFlags::FollowSymlink)
+    fchmodat(AT_FDCWD, ProcPath::of(directory.as_fd(), None)?.as_os_str(), mode, FchmodatFlags::FollowSymlink)
 }
 
 pub(super) fn unlink(at: At<'_>) -> Result<(), Refusal> {
@@ -163,7 +164,7 @@ fn can_lose(old: Name<'_>, object: &FileStat) -> Result<bool, Errno> {
 /// Another name for what is open as O_PATH, whatever has its old name by now. Needs /proc (ENOENT without). It is never
 /// a directory's: EPERM.
 fn link(object: &OwnedFd, new: Name<'_>) -> Result<(), Errno> {
-    linkat(AT_FDCWD, path_of(object).as_str(), new.parent, new.name, AtFlags::AT_SYMLINK_FOLLOW)
+    linkat(AT_FDCWD, ProcPath::of(object.as_fd(), None)?.as_os_str(), new.parent, new.name, AtFlags::AT_SYMLINK_FOLLOW)
 }
 
 /// In one step, so that whoever opens the new name finds the one or the other. rename(2) replaces no directory by
@@ -189,10 +190,6 @@ fn move_name(old: Name<'_>, new: Name<'_>) -> Result<(), Errno> {
         return Err(Errno::EPERM);
     }
     renameat(old.parent, old.name, new.parent, new.name)
-}
-
-fn path_of(object: &OwnedFd) -> String {
-    format!("/proc/self/fd/{}", object.as_raw_fd())
 }
 
 fn in_directory(at: At<'_>, act: impl FnOnce(BorrowedFd<'_>, &CStr) -> Result<(), Errno>) -> Result<(), Refusal> {

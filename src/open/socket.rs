@@ -5,6 +5,7 @@
 
 mod unix;
 
+pub(super) use unix::ProcPath;
 pub(crate) use unix::{Inode, connect_abstract, connect_unix, has_unix, listen_abstract, listen_unix, remove_unix};
 
 use std::io;

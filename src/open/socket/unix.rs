@@ -236,13 +236,13 @@ fn look(parent: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
 }
 
 /// `/proc/self/fd/N`, or a name in the directory that this is, of at most so many bytes as a UNIX address holds.
-struct ProcPath {
+pub(in crate::open) struct ProcPath {
     bytes: [u8; SUN_PATH],
     len: usize,
 }
 
 impl ProcPath {
-    fn of(file: BorrowedFd<'_>, name: Option<&CStr>) -> Result<Self, Errno> {
+    pub(in crate::open) fn of(file: BorrowedFd<'_>, name: Option<&CStr>) -> Result<Self, Errno> {
         let mut bytes = [0; SUN_PATH];
         let mut room = &mut bytes[..];
         write!(room, "/proc/self/fd/{}", file.as_raw_fd()).map_err(|_| Errno::ENAMETOOLONG)?;
@@ -254,7 +254,7 @@ impl ProcPath {
         Ok(Self { bytes, len })
     }
 
-    fn as_os_str(&self) -> &OsStr {
+    pub(in crate::open) fn as_os_str(&self) -> &OsStr {
         OsStr::from_bytes(&self.bytes[..self.len])
     }
 }
