@@ -381,3 +381,33 @@ impl Drop for Over<'_> {
         self.0.store(true, Ordering::Relaxed);
     }
 }
+
+/// D-03: what replaces a file does so in one step: whoever opens the name always finds the one or the other.
+#[test]
+fn d_03_the_new_name_is_never_absent() {
+    let (_keep, root) = directory();
+    let (old, new) = (root.join("old"), root.join("new"));
+    let policy = Policy::builder().allow(Rule::beneath(&root).rename()).build().unwrap();
+    let (_service, client) = served::client(policy);
+    fs::write(&new, b"first").unwrap();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _end = Over(&over);
+        let reader = scope.spawn(|| {
+            let mut looks = 0_u64;
+            while !over.load(Ordering::Relaxed) {
+                fs::File::open(&new).expect("the one or the other");
+                looks += 1;
+            }
+            looks
+        });
+        for _ in 0..500 {
+            fs::write(&old, b"next").unwrap();
+            client.rename(&old, &new).unwrap();
+            assert!(!old.exists());
+        }
+        over.store(true, Ordering::Relaxed);
+        assert!(reader.join().unwrap() > 0);
+    });
+    assert_eq!(fs::read_dir(&root).unwrap().count(), 1);
+}
