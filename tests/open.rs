@@ -267,6 +267,32 @@ fn o_15_scratch_files_have_no_name() {
     assert!(empty());
 }
 
+/// O-15: nor does it ever get one, by whoever holds it: it cannot be linked. So it is as well where the file system has
+/// no files without a name.
+#[test]
+fn o_15_scratch_files_never_get_a_name() {
+    use nix::fcntl::{AT_FDCWD, AtFlags};
+    common::alone("o_15_scratch_files_never_get_a_name", || {
+        for without in [false, true] {
+            if without {
+                let flags = OFlag::O_TMPFILE | OFlag::O_EXCL | OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_LARGEFILE;
+                let flags = u64::try_from(flags.bits()).unwrap();
+                common::refuse(libc::SYS_openat, &[(2, flags)], libc::EOPNOTSUPP);
+            }
+            let (_keep, root) = directory();
+            let (_service, client) = client(policy(Rule::scratch(&root)));
+            let file = client.scratch().unwrap();
+            assert_eq!(fs::read_dir(&root).unwrap().count(), 0);
+            assert_eq!(file.metadata().unwrap().mode() & 0o7777, 0o600);
+            let from = format!("/proc/self/fd/{}", file.as_raw_fd());
+            let to = root.join("visible");
+            let linked = nix::unistd::linkat(AT_FDCWD, from.as_str(), AT_FDCWD, &to, AtFlags::AT_SYMLINK_FOLLOW);
+            assert_eq!(linked, Err(nix::errno::Errno::ENOENT));
+            assert!(!to.exists());
+        }
+    });
+}
+
 /// O-15: the directory is the one that was there when the policy was built, whatever has its name now.
 #[test]
 fn o_15_the_scratch_directory_is_pinned() {

@@ -541,8 +541,40 @@ fn s_06_o_19_long_paths() {
     assert!(!path.exists());
 }
 
-/// S-06: the paths that are remembered for one worker are 256; further sockets are refused, and nothing is made of
-/// them. In the end all are removed.
+/// S-06: no path stays behind of a socket that could not be had because the broker has no descriptor left for the rest
+/// of it, however many it has.
+#[test]
+fn s_06_without_descriptors_nothing_stays_behind() {
+    common::alone("s_06_without_descriptors_nothing_stays_behind", || {
+        common::served::limit_descriptors(64);
+        let (_keep, root) = directory();
+        fs::create_dir(root.join("deep")).unwrap();
+        let (_service, client) = client(policy(Rule::beneath(&root).listen([Stream], 0o600).bind(0o600)));
+        client.hello().unwrap();
+        let null = fs::File::open("/dev/null").unwrap();
+        let mut had = 0;
+        for free in 0..8 {
+            let mut all: Vec<_> = std::iter::from_fn(|| null.try_clone().ok()).collect();
+            all.truncate(all.len() - free);
+            let sockets =
+                [client.unix_listen(root.join("one")).map(drop), client.unix_listen(root.join("deep/one")).map(drop)];
+            drop(all);
+            for (socket, name) in sockets.into_iter().zip(["one", "deep/one"]) {
+                had += usize::from(socket.is_ok());
+                assert_eq!(socket.is_ok(), root.join(name).exists(), "{free} descriptors, {name}: {socket:?}");
+                if let Err(error) = socket {
+                    let refusal = error.refusal().unwrap();
+                    assert_eq!(refusal, failed(libc::EMFILE), "{free} descriptors, {name}");
+                }
+                let _ = fs::remove_file(root.join(name));
+            }
+        }
+        assert!(had > 0 && had < 16, "{had}");
+    });
+}
+
+/// S-06: the paths that are remembered for one worker are 256 that are there at a time; further sockets are refused, and
+/// nothing is made of them. Those that somebody has removed or replaced make room. In the end all are removed.
 #[test]
 fn s_06_a_bounded_number_of_paths() {
     let (_keep, root) = directory();
@@ -555,9 +587,17 @@ fn s_06_a_bounded_number_of_paths() {
         refused(client.unix_listen(root.join("one-more")), limit);
     }
     assert_eq!(fs::read_dir(&root).unwrap().count(), 256);
+    fs::remove_file(root.join("7")).unwrap();
+    drop(client.unix_listen(root.join("one-more")).unwrap());
+    refused(client.unix_listen(root.join("another")), limit);
+    fs::remove_file(root.join("8")).unwrap();
+    fs::write(root.join("8"), b"another's").unwrap();
+    drop(client.unix_listen(root.join("another")).unwrap());
+    refused(client.unix_listen(root.join("third")), limit);
     drop(client);
     ended(service).unwrap();
-    assert_eq!(fs::read_dir(&root).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(&root).unwrap().count(), 1);
+    assert_eq!(fs::read(root.join("8")).unwrap(), b"another's");
 }
 
 /// S-05: what listens by path listens, what is connected is connected, and what is bound is neither.

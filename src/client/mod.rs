@@ -314,10 +314,13 @@ impl Client {
             .map(UdpSocket::from)
     }
 
-    /// A UNIX stream socket that listens at `path`.
+    /// A UNIX stream socket that listens at `path`. Its `local_addr()` tells a path of the broker's, which begins with
+    /// `/proc/self/fd/` and leads nowhere here.
     ///
     /// # Errors
-    /// As for [`listen`](Self::listen).
+    /// As for [`listen`](Self::listen). EADDRINUSE when anything is at `path`, also what an earlier run has left behind;
+    /// ENAMETOOLONG when its last component does not fit into an address behind `/proc/self/fd/N/` (107 bytes in all);
+    /// the reason Limit when 256 paths of this worker's sockets are there.
     pub fn unix_listen(&self, path: impl AsRef<Path>) -> Result<UnixListener, ClientError> {
         let ask = Ask::Listen(SocketType::Stream, Address::Path(bytes(path.as_ref(), "listen")?));
         self.descriptor(ask).map(UnixListener::from)

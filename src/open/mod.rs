@@ -10,16 +10,18 @@ mod change;
 mod file;
 mod look;
 mod names;
+mod private;
 mod socket;
 
+use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
 use libc::{S_IFMT, S_IFSOCK};
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, fchmod, fstat};
 
 use crate::policy::{Answers, Endpoint, Grant, Permit, Root, SocketOptions};
@@ -55,7 +57,7 @@ struct Made {
     inode: Inode,
 }
 
-/// Paths of sockets that are remembered for one worker.
+/// Paths of sockets that are remembered for one worker: those that are there at a time.
 const MOST_MADE: usize = 256;
 
 impl Opener {
@@ -70,8 +72,8 @@ impl Opener {
     ///
     /// # Errors
     /// A refusal: [`Reason::Failed`] with the errno of the system call that failed, [`Reason::Kind`] with EACCES when
-    /// what is there is not of the kinds that the rule names, [`Reason::Limit`] when the worker has made too many
-    /// sockets or `data` is too small. Whatever was opened is closed again. A file or directory that was created stays
+    /// what is there is not of the kinds that the rule names, [`Reason::Limit`] when too many paths of
+    /// the worker's sockets are there or `data` is too small. Whatever was opened is closed again. A file or directory that was created stays
     /// if the last step after its creation, setting its mode, fails.
     pub fn open(&mut self, permit: Permit<'_>, data: &mut [u8]) -> Result<Opened, Refusal> {
         let fd = match permit.into_grant() {
@@ -106,7 +108,7 @@ impl Opener {
             Endpoint::Ip(address) if socket == SocketType::Datagram => socket::bind(address, options).map_err(failed),
             Endpoint::Ip(address) => socket::listen(address, options).map_err(failed),
             Endpoint::Abstract(name) => socket::listen_abstract(name, socket, options).map_err(failed),
-            Endpoint::Path(_) if self.made.len() == MOST_MADE => Err(LIMIT),
+            Endpoint::Path(_) if !self.has_room() => Err(LIMIT),
             Endpoint::Path(at) => {
                 let (mut buffer, opened) = ([0; PATH_MAX], at.root.open().map_err(failed)?);
                 let resolver = at.root.resolver();
@@ -116,6 +118,14 @@ impl Opener {
                 Ok(fd)
             }
         }
+    }
+
+    /// Forgets the paths that are gone when there are too many.
+    fn has_room(&mut self) -> bool {
+        if self.made.len() == MOST_MADE {
+            self.made.retain(|made| made.is_there() != Ok(false));
+        }
+        self.made.len() < MOST_MADE
     }
 
     fn connect_name(
@@ -155,21 +165,45 @@ impl Drop for Opener {
 
 impl Made {
     fn remove(&self) -> Result<bool, Errno> {
+        self.in_directory(socket::remove_unix)
+    }
+
+    /// A directory that is not there has no path in it.
+    fn is_there(&self) -> Result<bool, Errno> {
+        match self.in_directory(socket::has_unix) {
+            Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(false),
+            there => there,
+        }
+    }
+
+    fn in_directory<T>(&self, act: fn(BorrowedFd<'_>, &CStr, Inode) -> Result<T, Errno>) -> Result<T, Errno> {
         let (mut buffer, opened) = ([0; PATH_MAX], self.root.open()?);
         let (parent, name) = self.root.resolver().parent(opened.as_fd(), &self.name, self.way, &mut buffer)?;
-        socket::remove_unix(parent.as_fd(), name, self.inode)
+        act(parent.as_fd(), name, self.inode)
     }
 }
 
-/// tempfile wants a name for the directory: this one is of the directory that was pinned. The mode is set because
-/// tempfile leaves it to the broker's umask, and a file without a name can still be opened again through /proc by who
-/// may look into a holder of it.
+/// O_EXCL: it never gets a name, not even by a worker's linkat(2). The mode is set because the umask takes bits off it,
+/// and a file without a name can still be opened again through /proc by who may look into a holder of it.
 fn scratch(root: &Root) -> Result<OwnedFd, Refusal> {
     let opened = root.open().map_err(failed)?;
-    let directory = format!("/proc/self/fd/{}", opened.as_fd().as_raw_fd());
-    let fd = OwnedFd::from(tempfile::tempfile_in(directory).map_err(|error| failed(errno(&error)))?);
-    fchmod(&fd, Mode::S_IRUSR | Mode::S_IWUSR).map_err(failed)?;
+    let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+    let flags = OFlag::O_TMPFILE | OFlag::O_EXCL | OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_LARGEFILE;
+    let fd = match openat(opened.as_fd(), c".", flags, mode) {
+        // What file systems say that have no such files, and kernels that know of none.
+        Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::EINVAL | Errno::ENOENT) => named_for_a_moment(opened.as_fd())?,
+        fd => fd.map_err(failed)?,
+    };
+    fchmod(&fd, mode).map_err(failed)?;
     Ok(fd)
+}
+
+/// tempfile wants a name for the directory: this one is of the directory that was pinned. (Its own unnamed files can be
+/// given a name.) A file whose last name is gone gets none again.
+fn named_for_a_moment(directory: BorrowedFd<'_>) -> Result<OwnedFd, Refusal> {
+    let directory = format!("/proc/self/fd/{}", directory.as_raw_fd());
+    let named = tempfile::NamedTempFile::new_in(directory).map_err(|error| failed(errno(&error)))?;
+    Ok(named.into_file().into())
 }
 
 fn connect(socket: SocketType, to: Endpoint<'_>, options: &SocketOptions) -> Result<OwnedFd, Refusal> {

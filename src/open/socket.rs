@@ -5,7 +5,8 @@
 
 mod unix;
 
-pub(crate) use unix::{Inode, connect_abstract, connect_unix, listen_abstract, listen_unix, remove_unix};
+pub(super) use unix::ProcPath;
+pub(crate) use unix::{Inode, connect_abstract, connect_unix, has_unix, listen_abstract, listen_unix, remove_unix};
 
 use std::io;
 use std::net::SocketAddr;

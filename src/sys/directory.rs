@@ -1,6 +1,7 @@
-//! `[broker]` What a directory and a link hold, read through a descriptor. nix's directory streams allocate, and do not
-//! tell where to go on.
+//! `[broker]` What a directory and a link hold, read through a descriptor (nix's directory streams allocate, and do not
+//! tell where to go on), and what is done with names in one.
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -18,6 +19,28 @@ pub(crate) fn readlink(link: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<us
     // borrowed. It writes no NUL.
     let len = unsafe { libc::readlinkat(link.as_raw_fd(), c"".as_ptr(), buffer.as_mut_ptr().cast(), buffer.len()) };
     usize::try_from(len).map_err(|_| io::Error::last_os_error())
+}
+
+/// renameat2(2) with RENAME_NOREPLACE: EEXIST when anything has the new name, EINVAL where the file system does not know
+/// the flag. nix has it for one C library only.
+pub(crate) fn rename_new(
+    old_parent: BorrowedFd<'_>,
+    old: &CStr,
+    new_parent: BorrowedFd<'_>,
+    new: &CStr,
+) -> io::Result<()> {
+    let (from, to) = (old_parent.as_raw_fd(), new_parent.as_raw_fd());
+    // SAFETY: both paths are C strings, which the kernel only reads; the rest are numbers.
+    let status =
+        unsafe { libc::syscall(libc::SYS_renameat2, from, old.as_ptr(), to, new.as_ptr(), libc::RENAME_NOREPLACE) };
+    if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// From here on this thread has a umask (and a working directory, and a root) of its own. It needs no privilege.
+pub(crate) fn unshare_umask() -> io::Result<()> {
+    // SAFETY: takes a number, and touches no memory of this process.
+    let status = unsafe { libc::unshare(libc::CLONE_FS) };
+    if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// One entry as the kernel tells it.

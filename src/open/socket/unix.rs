@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use libc::{S_IFMT, S_IFSOCK};
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, openat};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, setsockopt, socket, sockopt};
-use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat, fstat};
+use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmod, fchmodat, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 
 use super::{errno, nonblocking_flag, set_nonblocking, start_listening};
@@ -21,17 +21,14 @@ use crate::wire::SocketType;
 
 /// A UNIX socket connected to the one that `object` (O_PATH) is, under whatever name it was found.
 ///
-/// ENOTSOCK when it is no socket, EPROTOTYPE when it is one of another type, ETIMEDOUT when its queue stays full until
-/// the deadline, ENOENT only where /proc is not mounted.
+/// ECONNREFUSED when it is no socket or nobody listens, EPROTOTYPE when it is one of another type, ETIMEDOUT when its
+/// queue stays full until the deadline, ENOENT only where /proc is not mounted.
 pub(crate) fn connect_unix(
     object: BorrowedFd<'_>,
     kind: SocketType,
     deadline: Instant,
     nonblocking: bool,
 ) -> Result<OwnedFd, Errno> {
-    if fstat(object)?.st_mode & S_IFMT != S_IFSOCK {
-        return Err(Errno::ENOTSOCK);
-    }
     connect(&UnixAddr::new(ProcPath::of(object, None)?.as_os_str())?, kind, deadline, nonblocking)
 }
 
@@ -70,12 +67,18 @@ pub(crate) fn listen_unix(
     // Linux makes the path with the mode of the socket, less the umask.
     fchmod(&socket, Mode::from_bits_truncate(mode))?;
     nix::sys::socket::bind(socket.as_raw_fd(), &address)?;
-    let path = path_of(&socket, parent, name, mode)?;
-    let made = Inode::of(path.as_fd())?;
+    let made = || {
+        let path = path_of(&socket, parent, name, mode)?;
+        let inode = Inode::of(path.as_fd())?;
+        Ok((path, inode))
+    };
+    let (path, made) = made().inspect_err(|_| withdraw(parent, name, mode))?;
     // Until it listens, who connects is refused.
     let ready = set_mode(&path, mode).and_then(|()| start(&socket, kind, options));
     ready.inspect_err(|_| {
-        let _ = remove_unix(parent, name, made);
+        if remove_unix(parent, name, made).is_err() {
+            withdraw(parent, name, mode);
+        }
     })?;
     Ok((socket, made))
 }
@@ -93,19 +96,28 @@ pub(crate) fn listen_abstract(name: &[u8], kind: SocketType, options: &SocketOpt
 /// file is removed, unless it was put there, by someone who can write to the directory, in the moment between looking
 /// and removing: unlinkat(2) takes names only.
 pub(crate) fn remove_unix(parent: BorrowedFd<'_>, name: &CStr, made: Inode) -> Result<bool, Errno> {
-    check_name(name)?;
-    let there = match look(parent, name) {
-        Err(Errno::ENOENT) => return Ok(false),
-        there => there?,
-    };
-    if Inode::of(there.as_fd())? != made {
-        return Ok(false);
-    }
+    let Some(there) = still_there(parent, name, made)? else { return Ok(false) };
     // Another's socket cannot get this inode's number meanwhile: `there` keeps it in use.
-    match unlinkat(parent, name, UnlinkatFlags::NoRemoveDir) {
+    let removed = unlinkat(parent, name, UnlinkatFlags::NoRemoveDir);
+    drop(there);
+    match removed {
         Err(Errno::ENOENT) => Ok(false),
         done => done.map(|()| true),
     }
+}
+
+/// Whether the path of a socket that [`listen_unix`] made is still there, under this name.
+pub(crate) fn has_unix(parent: BorrowedFd<'_>, name: &CStr, made: Inode) -> Result<bool, Errno> {
+    still_there(parent, name, made).map(|there| there.is_some())
+}
+
+fn still_there(parent: BorrowedFd<'_>, name: &CStr, made: Inode) -> Result<Option<OwnedFd>, Errno> {
+    check_name(name)?;
+    let there = match look(parent, name) {
+        Err(Errno::ENOENT) => return Ok(None),
+        there => there?,
+    };
+    Ok((Inode::of(there.as_fd())? == made).then_some(there))
 }
 
 /// A path that was made here, as distinct from every other file. A file system may give the number to another file once
@@ -127,11 +139,19 @@ fn path_of(socket: &OwnedFd, parent: BorrowedFd<'_>, name: &CStr, mode: u32) -> 
         return Ok(path);
     }
     let path = look(parent, name)?;
-    let stat = fstat(&path)?;
-    let can_be = stat.st_mode & S_IFMT == S_IFSOCK
-        && stat.st_mode & PERMISSIONS & !mode == 0
-        && stat.st_uid == geteuid().as_raw();
-    if can_be { Ok(path) } else { Err(Errno::EADDRINUSE) }
+    if can_be(&fstat(&path)?, mode) { Ok(path) } else { Err(Errno::EADDRINUSE) }
+}
+
+/// Whether this can be the path that bind(2) has made for a socket of this mode.
+fn can_be(path: &FileStat, mode: u32) -> bool {
+    path.st_mode & S_IFMT == S_IFSOCK && path.st_mode & PERMISSIONS & !mode == 0 && path.st_uid == geteuid().as_raw()
+}
+
+/// Removes what bind(2) has made a moment ago and what could not be opened since: no descriptor may be to be had.
+fn withdraw(parent: BorrowedFd<'_>, name: &CStr, mode: u32) {
+    if fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok_and(|there| can_be(&there, mode)) {
+        let _ = unlinkat(parent, name, UnlinkatFlags::NoRemoveDir);
+    }
 }
 
 /// Gives the path the bits that the umask took away. There is no call that does it by the socket.
@@ -145,13 +165,33 @@ fn set_mode(path: &OwnedFd, mode: u32) -> Result<(), Errno> {
     if has_it()? { Ok(()) } else { Err(Errno::EPERM) }
 }
 
+/// Most queues have room: only for one that has none is a time set.
+fn connect(to: &UnixAddr, kind: SocketType, deadline: Instant, nonblocking: bool) -> Result<OwnedFd, Errno> {
+    let socket = new(kind, true)?;
+    match nix::sys::socket::connect(socket.as_raw_fd(), to) {
+        Err(Errno::EAGAIN | Errno::EINTR) => {
+            set_nonblocking(&socket, false)?;
+            wait_for_room(&socket, to, deadline)?;
+            if nonblocking {
+                set_nonblocking(&socket, true)?;
+            }
+        }
+        done => {
+            done?;
+            if !nonblocking {
+                set_nonblocking(&socket, false)?;
+            }
+        }
+    }
+    Ok(socket)
+}
+
 /// The time that connect(2) waits for room in the queue is that of sends. Afterwards it is for ever again, as in a new
 /// socket.
-fn connect(to: &UnixAddr, kind: SocketType, deadline: Instant, nonblocking: bool) -> Result<OwnedFd, Errno> {
-    let socket = new(kind, false)?;
+fn wait_for_room(socket: &OwnedFd, to: &UnixAddr, deadline: Instant) -> Result<(), Errno> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        setsockopt(&socket, sockopt::SendTimeout, &time_value(Some(left)))?;
+        setsockopt(socket, sockopt::SendTimeout, &time_value(Some(left)))?;
         match nix::sys::socket::connect(socket.as_raw_fd(), to) {
             Err(Errno::EAGAIN) if left.is_zero() => return Err(Errno::ETIMEDOUT),
             // A local socket that was interrupted is as it was before.
@@ -159,9 +199,7 @@ fn connect(to: &UnixAddr, kind: SocketType, deadline: Instant, nonblocking: bool
             done => break done?,
         }
     }
-    setsockopt(&socket, sockopt::SendTimeout, &time_value(None))?;
-    set_nonblocking(&socket, nonblocking)?;
-    Ok(socket)
+    setsockopt(socket, sockopt::SendTimeout, &time_value(None))
 }
 
 fn new(kind: SocketType, nonblocking: bool) -> Result<OwnedFd, Errno> {
@@ -198,13 +236,13 @@ fn look(parent: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
 }
 
 /// `/proc/self/fd/N`, or a name in the directory that this is, of at most so many bytes as a UNIX address holds.
-struct ProcPath {
+pub(in crate::open) struct ProcPath {
     bytes: [u8; SUN_PATH],
     len: usize,
 }
 
 impl ProcPath {
-    fn of(file: BorrowedFd<'_>, name: Option<&CStr>) -> Result<Self, Errno> {
+    pub(in crate::open) fn of(file: BorrowedFd<'_>, name: Option<&CStr>) -> Result<Self, Errno> {
         let mut bytes = [0; SUN_PATH];
         let mut room = &mut bytes[..];
         write!(room, "/proc/self/fd/{}", file.as_raw_fd()).map_err(|_| Errno::ENAMETOOLONG)?;
@@ -216,7 +254,7 @@ impl ProcPath {
         Ok(Self { bytes, len })
     }
 
-    fn as_os_str(&self) -> &OsStr {
+    pub(in crate::open) fn as_os_str(&self) -> &OsStr {
         OsStr::from_bytes(&self.bytes[..self.len])
     }
 }
