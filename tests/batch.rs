@@ -216,7 +216,7 @@ fn p_02_254_requests_are_too_many() {
             count.fetch_add(1, Ordering::Relaxed);
         }
     });
-    let (_service, client) = client_of(&broker, everything(&root));
+    let (client_service, client) = client_of(&broker, everything(&root));
     let batch = (0..MAX_BATCH + 1).fold(client.batch(), |batch, _| batch.read(&paths[0]));
     assert_eq!(batch.len(), 254);
     let error = batch.send().unwrap_err();
@@ -227,6 +227,8 @@ fn p_02_254_requests_are_too_many() {
     let error = client.batch().read(&paths[0]).read("relative").send().unwrap_err();
     assert!(matches!(error, ClientError::Path { .. }), "{error}");
     client.hello().unwrap();
+    drop(client);
+    ended(client_service).unwrap();
     assert_eq!(asked.load(Ordering::Relaxed), 1, "the greeting");
 
     let (service, raw) = raw_of(&broker, everything(&root));

@@ -54,7 +54,7 @@ fn bytes(path: &Path) -> &[u8] {
     path.as_os_str().as_bytes()
 }
 
-/// A broker that says each request's answer before the worker can know it.
+/// A broker that says each request's answer, whether or not the worker reads it.
 fn telling(limits: Limits) -> (Broker, Receiver<Result<(), Refusal>>) {
     let (tell, told) = mpsc::channel();
     let broker = Broker::new().limits(limits).audit(move |record: &Record<'_>| {

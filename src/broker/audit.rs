@@ -77,7 +77,7 @@ pub enum Event<'a> {
         ask: Ask<'a>,
         /// The rule that decided, if one did.
         rule: Option<&'a Info>,
-        /// What is about to be answered.
+        /// What was answered.
         answer: Result<(), Refusal>,
         /// Why the policy refused it, if it did.
         why: Option<Why>,

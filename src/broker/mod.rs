@@ -50,8 +50,10 @@ impl Broker {
         Self { audit: None, services: Arc::default(), limits: Limits::default(), reply_timeout }
     }
 
-    /// Calls `audit` with one record for every request, one for the start and one for the end of every worker's
-    /// service. It is called on the worker's thread, after the request has been served and before the reply; a panic in
+    /// Calls `audit` with one record for every request that is served, one for the start and one for the end of every
+    /// worker's service. It is called on the worker's thread, after the reply has been sent, or could not be: so a record
+    /// says what the worker was answered, and may come a little later than the answer; of a worker that is gone, or is
+    /// no longer served, what it would have been. It comes before the worker's next request is looked at. A panic in
     /// it ends that worker's service. `println!` and `eprintln!` panic when they cannot write.
     #[must_use]
     pub fn audit(self, audit: impl Fn(&Record<'_>) + Send + Sync + 'static) -> Self {
