@@ -235,6 +235,24 @@ fn u_01_each_request_is_one_record() {
     assert!(seen.iter().any(|seen| seen.what.ends_with("/a\\n\\x1b[2J\\xc3\\xa9")));
 }
 
+/// U-01: a call of a service that panics is one record, of a failure, before that of the end.
+#[test]
+fn u_01_a_call_that_panics_is_recorded() {
+    let kept = Kept::default();
+    let broker = Broker::new().audit_to(kept.clone()).service("deadly", |_, _| panic!("as this test wants it"));
+    let policy = Policy::builder().allow(Rule::service("deadly").once()).build().unwrap();
+    let (service, mut raw) = raw_of(&broker, policy);
+    raw.send(Ask::Call { service: b"deadly", rights: Rights::NONE, bytes: b"" });
+    assert!(matches!(raw.reply(), Err(ChannelError::Disconnected)));
+    assert!(matches!(ended(service), Err(Fault::Panicked(text)) if text == "as this test wants it"));
+    let seen = kept.seen();
+    let [_, call, end] = &seen[..] else { panic!("{seen:?}") };
+    assert!(call.line.starts_with("raw: call deadly") && call.line.contains(": not granted: "), "{}", call.line);
+    assert_eq!(call.rule.as_ref().map(|rule| rule.0), Some(1));
+    assert_eq!(call.refusal, Some(("Failed".into(), libc::EIO)));
+    assert!(end.what.starts_with("end: Err(Panicked("), "{}", end.what);
+}
+
 /// U-01: a service's start says how names are resolved, and its end how it came: by a hang-up, when it is stopped, by
 /// what is malformed. Each is one record.
 #[test]

@@ -1,5 +1,6 @@
 //! `[broker]` One worker's thread: receive, decode, decide, open, reply.
 
+use std::any::Any;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -140,12 +141,14 @@ struct Counter<'d> {
     /// What came of each of its requests. They are recorded when it has been sent: only then it is known what the
     /// worker was answered.
     served: Vec<Served>,
+    /// That of the service that has just been called.
+    panic: Option<Box<dyn Any + Send>>,
 }
 
 impl<'d> Counter<'d> {
     fn new(desk: &'d Desk, log: &'d Log<'d>) -> Self {
         let (fds, served) = (Vec::with_capacity(MAX_BATCH), Vec::with_capacity(MAX_BATCH));
-        Self { desk, log, opener: Opener::new(), meter: Meter::new(desk.limits), fds, served }
+        Self { desk, log, opener: Opener::new(), meter: Meter::new(desk.limits), fds, served, panic: None }
     }
 
     /// Of a request with a verb that is not known, there is the verb.
@@ -225,6 +228,9 @@ impl<'d> Counter<'d> {
         if why == Some(Why::PhaseOver) {
             return Err(End::Fault(Fault::PhaseOver));
         }
+        if let Some(panic) = self.panic.take() {
+            return Err(End::Fault(Fault::Panicked(panic_text(&*panic))));
+        }
         Ok(answer)
     }
 
@@ -283,12 +289,16 @@ impl<'d> Counter<'d> {
         let call = Call { worker: &self.desk.name, rights, bytes, standing: &self.desk.standing };
         let room = self.meter.room(&self.desk.channel);
         let mut gift = Gift { data, len: 0, fds: &mut self.fds, room };
-        match handler(&call, &mut gift) {
-            Ok(()) => Ok(gift.len),
-            Err(error) => {
-                Err(failed(error.raw_os_error().filter(|errno| (1..=4095).contains(errno)).unwrap_or(libc::EIO)))
+        // The call is recorded as well as one that fails. What the service may have left half done, it alone can know.
+        let error = match catch_unwind(AssertUnwindSafe(|| handler(&call, &mut gift))) {
+            Ok(Ok(())) => return Ok(gift.len),
+            Ok(Err(error)) => error.raw_os_error(),
+            Err(panic) => {
+                self.panic = Some(panic);
+                None
             }
-        }
+        };
+        Err(failed(error.filter(|errno| (1..=4095).contains(errno)).unwrap_or(libc::EIO)))
     }
 
     /// Sends the reply with the descriptors there are, which are closed whether it succeeds or not.

@@ -73,7 +73,7 @@ impl Broker {
     /// takes the place of an earlier one of the same name.
     ///
     /// It runs on the thread of the worker that calls, which waits meanwhile; other workers do not. A panic in it ends
-    /// that worker's service. An error is told to the worker by its errno, EIO if it has none, and what the service has
+    /// that worker's service without a reply, and is recorded as a call that failed (EIO). An error is told to the worker by its errno, EIO if it has none, and what the service has
     /// [given](Gift) until then is not sent.
     ///
     /// ```
