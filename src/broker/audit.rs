@@ -84,8 +84,14 @@ pub enum Event<'a> {
         /// How long it took to decide and to do it.
         took: Duration,
     },
-    /// A request with a verb that is not in the table; it is refused.
-    UnknownVerb(u8),
+    /// A request with a verb that is not in the table.
+    #[non_exhaustive]
+    UnknownVerb {
+        /// The verb's byte.
+        verb: u8,
+        /// What was answered.
+        refusal: Refusal,
+    },
     /// So many records were not made, because they were more than the audit takes
     /// ([`Audit::records_per_second`]).
     Suppressed(u64),
@@ -108,7 +114,7 @@ impl fmt::Display for Record<'_> {
                 write!(f, "{}: not granted: {refusal}: {why}", Shown(ask))?;
                 rule.map_or(Ok(()), |rule| write!(f, ": {}", Printable(rule)))
             }
-            Event::UnknownVerb(verb) => write!(f, "verb 0x{verb:02x}: refused"),
+            Event::UnknownVerb { verb, refusal } => write!(f, "verb 0x{verb:02x}: not granted: {refusal}"),
             Event::Suppressed(records) => write!(f, "{records} more records were suppressed"),
             Event::End(Ok(())) => write!(f, "end: hung up"),
             Event::End(Err(fault)) => write!(f, "end: {}", Printable(fault)),

@@ -202,7 +202,7 @@ impl<'d> Counter<'d> {
                     let rule = rule.and_then(|number| self.desk.standing.rule(number));
                     Event::Request { ask, rule, answer, why, took }
                 }
-                Err(verb) => Event::UnknownVerb(verb),
+                Err(verb) => Event::UnknownVerb { verb, refusal: answer.err().unwrap_or(UNKNOWN_VERB) },
             });
         }
     }
@@ -213,7 +213,10 @@ impl<'d> Counter<'d> {
         let held = self.fds.len();
         let Judged { rule, why, answer } = match ask {
             Ok(ask) => self.judge_and_open(&ask, data),
-            Err(_) => Judged { rule: None, why: None, answer: Err(UNKNOWN_VERB) },
+            Err(_) => {
+                let admitted = self.admit(false);
+                Judged { rule: None, why: None, answer: Err(admitted.err().unwrap_or(UNKNOWN_VERB)) }
+            }
         };
         if answer.is_err() {
             self.fds.truncate(held);
@@ -240,11 +243,11 @@ impl<'d> Counter<'d> {
     {
         let standing: &'d Standing = &self.desk.standing;
         let told = |answer| Judged { rule: None, why: None, answer };
+        if let Err(over) = self.admit(ask.brings_descriptor()) {
+            return told(Err(over));
+        }
         if let Ask::Hello = ask {
             return told(Ok(0));
-        }
-        if let Err(Over) = self.meter.admit(&self.desk.channel, self.fds.len(), ask.brings_descriptor().into()) {
-            return told(Err(LIMIT));
         }
         if let Ask::Narrow(narrow) = ask {
             return told(standing.narrow(&(*narrow).into()).map(|()| 0).map_err(|_| NOT_HELD));
@@ -260,6 +263,12 @@ impl<'d> Counter<'d> {
                 Judged { rule, why: None, answer }
             }
         }
+    }
+
+    /// Counts one request, whatever it is.
+    fn admit(&mut self, brings_descriptor: bool) -> Result<(), Refusal> {
+        let admitted = self.meter.admit(&self.desk.channel, self.fds.len(), brings_descriptor.into());
+        admitted.map_err(|Over| LIMIT)
     }
 
     fn open(&mut self, permit: Permit<'_>, data: &mut [u8]) -> Result<usize, Refusal> {

@@ -69,8 +69,9 @@ impl Lines {
                 about.push(format!("{} us", took.as_micros()));
                 format!("{outcome} {:40} {}", Shown(ask).to_string(), paint.faint(about.join(", ")))
             }
-            Event::UnknownVerb(verb) => {
-                format!("{} {:40} {}", paint.wrong(filled("refused")), format!("verb 0x{verb:02x}"), "ENOSYS")
+            Event::UnknownVerb { verb, refusal, .. } => {
+                let errno = Errno::from_raw(refusal.errno);
+                format!("{} {:40} {errno:?}", paint.wrong(filled("refused")), format!("verb 0x{verb:02x}"))
             }
             Event::Suppressed(records) => {
                 format!("{} {records} more requests are not shown", paint.doubtful(filled("flood")))

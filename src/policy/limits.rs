@@ -44,8 +44,9 @@ impl Limits {
         self
     }
 
-    /// Requests a second that are served; a second's worth may come at once. Each request of a batch counts. No limit
-    /// unless said otherwise.
+    /// Requests a second that are served; a second's worth may come at once. Each request of a batch counts, and so do a
+    /// greeting ([`Client::from_stdin`](crate::Client::from_stdin) sends one) and what the broker does not know. No
+    /// limit unless said otherwise.
     #[must_use]
     pub fn requests_per_second(mut self, requests: NonZeroU32) -> Self {
         self.per_second = Some(requests);

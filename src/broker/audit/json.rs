@@ -11,7 +11,7 @@ use super::object::{About, word};
 use super::utc::Utc;
 use super::{Audit, Event, Record};
 use crate::sys::sigpipe::without_sigpipe;
-use crate::wire::{Reason, Refusal};
+use crate::wire::Refusal;
 
 /// An audit that writes one JSON object a line, of printable ASCII: for `jq`, Vector, Fluent Bit, Loki and others.
 ///
@@ -54,7 +54,7 @@ use crate::wire::{Reason, Refusal};
 /// | `rule_place` | string or null | `request` | where it was written |
 /// | `outcome` | string | `request`, `unknown-verb` | `granted` or `refused` |
 /// | `outcome` | string | `end` | `hung-up` (or stopped) or `fault` |
-/// | `reason` | string or null | `request`, `unknown-verb` | `denied`, `path`, `failed`, `kind`, `verb`, `impossible`, `not-held`, `limit` ([`Reason`]) |
+/// | `reason` | string or null | `request`, `unknown-verb` | `denied`, `path`, `failed`, `kind`, `verb`, `impossible`, `not-held`, `limit` ([`Reason`](crate::wire::Reason)) |
 /// | `errno` | number or null | `request`, `unknown-verb` | what the worker is told |
 /// | `errno_name` | string or null | `request`, `unknown-verb` | `ENOENT`; null also for a number without a name |
 /// | `why` | string or null | `request`, `end` | why the policy refused it; which fault it was |
@@ -209,10 +209,10 @@ impl<'l> Object<'l> {
                 self.text_or_null("resolver", *resolver);
             }
             Event::Request { .. } => self.request(&record.event),
-            Event::UnknownVerb(verb) => {
+            Event::UnknownVerb { verb, refusal } => {
                 self.text("event", "unknown-verb");
                 self.plain("verb", verb);
-                self.answer(Err(Refusal { reason: Reason::Verb, errno: libc::ENOSYS }));
+                self.answer(Err(*refusal));
             }
             Event::Suppressed(records) => {
                 self.text("event", "suppressed");

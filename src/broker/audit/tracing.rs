@@ -61,8 +61,7 @@ impl Audit for Tracing {
                 info!(target: TARGET, worker, resolver = resolver.map(display), "start");
             }
             Event::Request { .. } => request(record),
-            Event::UnknownVerb(verb) => {
-                let refusal = Refusal { reason: Reason::Verb, errno: libc::ENOSYS };
+            Event::UnknownVerb { verb, refusal } => {
                 warn!(
                     target: TARGET,
                     worker,
@@ -70,7 +69,7 @@ impl Audit for Tracing {
                     outcome = "refused",
                     reason = word(refusal.reason),
                     errno = refusal.errno,
-                    errno_name = errno_name(refusal).map(display),
+                    errno_name = errno_name(*refusal).map(display),
                     "unknown-verb"
                 );
             }
