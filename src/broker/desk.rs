@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
@@ -16,7 +16,7 @@ use crate::channel::{Channel, Packet, Wait};
 use crate::error::{ChannelError, Fault};
 use crate::open::{Opened, Opener};
 use crate::policy::{Grant, Info, Limits, Permit, Standing, Why};
-use crate::sys::descriptor;
+use crate::sys::{descriptor, socket};
 use crate::wire::path::PATH_MAX;
 use crate::wire::{
     Answer, AnswersWriter, Ask, Batch, HEADER_LEN, MAX_BATCH, MAX_MESSAGE, MAX_REPLY, Malformed, Reason, Refusal,
@@ -178,6 +178,11 @@ impl<'d> Counter<'d> {
         let mut answers = AnswersWriter::new(&mut buffers.answers);
         let mut further = batch.len();
         for ask in batch.iter() {
+            let waits = matches!(ask, Ok(Ask::Connect(..) | Ask::ConnectName { .. }));
+            if waits && socket::is_shut(self.desk.channel.as_fd()).unwrap_or(false) {
+                // Stopped, or nobody waits for it any more.
+                return Err(ChannelError::Disconnected.into());
+            }
             further -= 1;
             let (before, room) = (self.fds.len(), answers.room(further).min(buffers.data.len()));
             let outcome = self.serve(ask, &mut buffers.data[..room])?;

@@ -211,7 +211,8 @@ impl Service {
     }
 
     /// Ends the service: the worker sees a hang-up, after the replies that it was given. A request that is being
-    /// opened at that moment is finished first, and its descriptor closed.
+    /// opened at that moment is finished first, and its descriptor closed. Of a batch, no further connection is begun,
+    /// and what was not begun is not recorded; so it is when the worker dies.
     pub fn stop(&self) {
         self.channel.shut_down();
     }
