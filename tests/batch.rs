@@ -311,6 +311,25 @@ fn p_02_d_05_links_are_told_whole_or_not_at_all() {
     }
 }
 
+/// P-02, D-05: a target that takes all the room there is left is told, and of one that is a byte longer nothing.
+#[test]
+fn p_02_d_05_a_target_that_just_fits_is_told() {
+    let (_keep, root) = directory();
+    // An item's four bytes each: 4 times 4,000, and what is left of the reply's 16,364.
+    let left = MAX_REPLY - 20 - 4 * (4 + 4000) - 4;
+    let links = [("long", 4000), ("fits", left), ("too long", left + 1)].map(|(name, len)| {
+        symlink("x".repeat(len), root.join(name)).unwrap();
+        root.join(name)
+    });
+    let (_service, mut raw) = raw(everything(&root));
+    let [long, fits, too_long] = links.each_ref().map(|link| Ask::Readlink(bytes(link)));
+    let answers = batch(&mut raw, &[long, long, long, long, fits]);
+    assert_eq!(is_data(&answers[4]).len(), left);
+    let answers = batch(&mut raw, &[long, long, long, long, too_long]);
+    is_refused(&answers[4], Reason::Limit, libc::EAGAIN);
+    assert!(answers[..4].iter().all(|answer| is_data(answer).len() == 4000));
+}
+
 /// P-02: 253 changes in one message, each of them made and answered.
 #[test]
 fn p_02_every_change_is_answered() {

@@ -17,7 +17,6 @@ use crate::error::{ChannelError, Fault};
 use crate::open::{Opened, Opener};
 use crate::policy::{Grant, Info, Limits, Permit, Standing, Why};
 use crate::sys::{descriptor, socket};
-use crate::wire::path::PATH_MAX;
 use crate::wire::{
     Answer, AnswersWriter, Ask, Batch, HEADER_LEN, MAX_BATCH, MAX_MESSAGE, MAX_REPLY, Malformed, Reason, Refusal,
     Reply, Request, Rights,
@@ -280,13 +279,7 @@ impl<'d> Counter<'d> {
         if let Grant::Call { service, rights, bytes } = *permit.grant() {
             return self.call(service, rights, bytes, data);
         }
-        // A target that fills what room there is may have been cut.
-        let cut = (matches!(permit.grant(), Grant::Readlink(_)) && data.len() < PATH_MAX).then_some(data.len());
-        if cut == Some(0) {
-            return Err(LIMIT);
-        }
         match self.opener.open(permit, data)? {
-            Opened::Data(len) if cut == Some(len) => Err(LIMIT),
             Opened::Descriptor(fd) => {
                 self.fds.push(fd);
                 Ok(0)
