@@ -17,6 +17,7 @@ use std::time::Instant;
 
 use common::directory;
 use common::served::{PATIENCE, Raw, alone, default_sigpipe, ended, pair, raw_of};
+use fdbroker::policy::Narrowing;
 use fdbroker::wire::{
     Access, Address, Answer, Ask, Batch, MAX_MESSAGE, Reason, Reply, Request, Right, Rights, SocketType,
 };
@@ -645,6 +646,53 @@ fn u_02_hostile_bytes_never_reach_a_line() {
     assert!(seen.iter().all(|seen| printable(&seen.line)), "{seen:?}");
     let Some(told) = python(&lines, &["object"]) else { return };
     assert_eq!(told[1..=expected.len()].concat(), expected);
+}
+
+/// U-01, U-02: of a narrowing a record says what was to be kept and, if it was refused, what was not held, in at most so
+/// many bytes.
+#[test]
+fn u_01_u_02_narrowings_are_told() {
+    let (memory, kept) = (Memory::default(), Kept::default());
+    let long = format!("/{}", "\u{e9}".repeat(20_000));
+    let narrowings = [
+        Narrowing::new().rights(Right::Read).paths(["/usr/a\nb"]).services(["s"]),
+        Narrowing::new().paths(["/etc"]),
+        Narrowing::new(),
+        Narrowing::new().paths([&long]),
+        Narrowing::new().paths(["/usr"].iter().chain(&["/var/a\n\u{202e}"])),
+    ];
+    for broker in [Broker::new().audit_to(JsonLines::new(memory.clone())), Broker::new().audit_to(kept.clone())] {
+        let policy = Policy::builder().allow(Rule::beneath("/usr").read()).allow(Rule::service("s")).build().unwrap();
+        let (service, mut raw) = raw_of(&broker, policy);
+        let mut buffer = vec![0; MAX_MESSAGE];
+        for (number, narrowing) in narrowings.iter().enumerate() {
+            let answer = raw.ask(Ask::Narrow(narrowing.encode(&mut buffer).unwrap()));
+            let errno = answer.err().map(|refusal| refusal.errno);
+            assert_eq!(errno, [None, Some(libc::EPERM), None, Some(libc::EPERM), Some(libc::EPERM)][number]);
+        }
+        drop(raw);
+        ended(service).unwrap();
+    }
+    let lines = memory.text();
+    assert!(lines.lines().all(|line| line.len() < 44 << 10 && line.bytes().all(|byte| (b' '..=b'~').contains(&byte))));
+    let objects = [
+        (&b"rights (read) paths (/usr/a\\nb) services (s)"[..], "null"),
+        (b"paths (/etc)", "\"nothing is narrowed: not held is /etc, with all that is beneath it\""),
+        (b"", "null"),
+    ];
+    let seen = kept.seen();
+    assert!(seen[2].line.ends_with(": not held is /etc, with all that is beneath it"));
+    assert!(seen[4].line.ends_with("... (cut)") && seen[4].line.len() < 19 << 10, "{}", seen[4].line.len());
+    assert!(seen.iter().all(|seen| !seen.line.contains(['\n', '\u{202e}'])), "{seen:?}");
+    let told = python(&lines, &["object", "why", "object_bytes"]);
+    let Some(told) = told else { return };
+    for (told, (object, why)) in told[1..].iter().zip(objects) {
+        // Escaped one time for what it is made of, so that is what it reads as.
+        let read = told[0].clone();
+        let expected = std::str::from_utf8(object).unwrap().replace("\\n", "\n");
+        assert_eq!((read, &*told[1]), (hex(expected.as_bytes()), why));
+    }
+    assert_eq!(told[4][2], (4 * 40_000 + "paths (/)".len()).to_string());
 }
 
 /// U-02: a request that is longer than any path is one record of bounded length, which says how long it was.

@@ -15,7 +15,7 @@ use super::{Broker, Call, Gift, Services, panic_text};
 use crate::channel::{Channel, Packet, Wait};
 use crate::error::{ChannelError, Fault};
 use crate::open::{Opened, Opener};
-use crate::policy::{Grant, Info, Limits, Permit, Standing, Why};
+use crate::policy::{Grant, Info, Limits, NotHeld, Permit, Standing, Why};
 use crate::sys::{descriptor, socket};
 use crate::wire::{
     Answer, AnswersWriter, Ask, Batch, HEADER_LEN, MAX_BATCH, MAX_MESSAGE, MAX_REPLY, Malformed, Reason, Refusal,
@@ -200,11 +200,11 @@ impl<'d> Counter<'d> {
     /// One record for each request that was served, in order. `asks` are those of the message.
     fn record<'a>(&mut self, asks: impl Iterator<Item = Result<Ask<'a>, u8>>) {
         for (ask, served) in asks.zip(self.served.drain(..)) {
-            let Served { rule, why, answer, took, .. } = served;
+            let Served { rule, why, not_held, answer, took, .. } = served;
             self.log.write_request(match ask {
                 Ok(ask) => {
                     let rule = rule.and_then(|number| self.desk.standing.rule(number));
-                    Event::Request { ask, rule, answer, why, took }
+                    Event::Request { ask, rule, answer, why, not_held: not_held.as_ref(), took }
                 }
                 Err(verb) => Event::UnknownVerb { verb, refusal: answer.err().unwrap_or(UNKNOWN_VERB) },
             });
@@ -215,11 +215,11 @@ impl<'d> Counter<'d> {
     fn serve(&mut self, ask: Result<Ask<'_>, u8>, data: &mut [u8]) -> Result<Result<usize, Refusal>, End> {
         let since = self.log.now();
         let held = self.fds.len();
-        let Judged { rule, why, answer } = match ask {
+        let Judged { rule, why, not_held, answer } = match ask {
             Ok(ask) => self.judge_and_open(&ask, data),
             Err(_) => {
                 let admitted = self.admit(false);
-                Judged { rule: None, why: None, answer: Err(admitted.err().unwrap_or(UNKNOWN_VERB)) }
+                Judged::of_no_rule(Err(admitted.err().unwrap_or(UNKNOWN_VERB)))
             }
         };
         if answer.is_err() {
@@ -228,6 +228,7 @@ impl<'d> Counter<'d> {
         self.served.push(Served {
             rule: rule.map(Info::number),
             why,
+            not_held,
             answer: answer.map(drop),
             brings: self.fds.len() > held,
             took: since.map(|since| since.elapsed()).unwrap_or_default(),
@@ -246,25 +247,28 @@ impl<'d> Counter<'d> {
         'd: 'a,
     {
         let standing: &'d Standing = &self.desk.standing;
-        let told = |answer| Judged { rule: None, why: None, answer };
         if let Err(over) = self.admit(ask.brings_descriptor()) {
-            return told(Err(over));
+            return Judged::of_no_rule(Err(over));
         }
         if let Ask::Hello = ask {
-            return told(Ok(0));
+            return Judged::of_no_rule(Ok(0));
         }
         if let Ask::Narrow(narrow) = ask {
-            return told(standing.narrow(&(*narrow).into()).map(|()| 0).map_err(|_| NOT_HELD));
+            let not_held = standing.narrow(&(*narrow).into()).err();
+            let answer = if not_held.is_none() { Ok(0) } else { Err(NOT_HELD) };
+            return Judged { not_held, ..Judged::of_no_rule(answer) };
         }
         match standing.decide(ask) {
-            Err(denial) => Judged { rule: denial.rule(), why: Some(denial.why()), answer: Err(denial.refusal()) },
+            Err(denial) => {
+                Judged { rule: denial.rule(), why: Some(denial.why()), ..Judged::of_no_rule(Err(denial.refusal())) }
+            }
             Ok(permit) => {
                 let (rule, rules) = (permit.rule(), permit.rules());
                 let answer = self.open(permit, data);
                 if answer.is_ok() {
                     rules.for_each(|rule| standing.use_up(rule));
                 }
-                Judged { rule, why: None, answer }
+                Judged { rule, ..Judged::of_no_rule(answer) }
             }
         }
     }
@@ -384,13 +388,21 @@ impl<'d> Counter<'d> {
 struct Judged<'p> {
     rule: Option<&'p Info>,
     why: Option<Why>,
+    not_held: Option<NotHeld>,
     answer: Result<usize, Refusal>,
+}
+
+impl Judged<'_> {
+    fn of_no_rule(answer: Result<usize, Refusal>) -> Self {
+        Self { rule: None, why: None, not_held: None, answer }
+    }
 }
 
 /// What came of one request. A rule is remembered by its number: the request, which it is found by, does not live as long.
 struct Served {
     rule: Option<u32>,
     why: Option<Why>,
+    not_held: Option<NotHeld>,
     answer: Result<(), Refusal>,
     /// Whether descriptors go with the answer.
     brings: bool,

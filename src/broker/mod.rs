@@ -10,7 +10,7 @@ mod meter;
 pub use audit::Tracing;
 pub use audit::{Audit, Event, JsonLines, Record};
 #[cfg(feature = "cli")]
-pub(crate) use audit::{Escaped, Printable, Shown};
+pub(crate) use audit::{Because, Escaped, Printable, Shown};
 pub use call::{Call, Gift};
 
 use std::any::Any;
