@@ -74,7 +74,8 @@ impl Broker {
     ///
     /// It runs on the thread of the worker that calls, which waits meanwhile; other workers do not. A panic in it ends
     /// that worker's service without a reply, and is recorded as a call that failed (EIO). An error is told to the worker by its errno, EIO if it has none, and what the service has
-    /// [given](Gift) until then is not sent.
+    /// [given](Gift) until then is not sent. A name of more than 255 bytes can be registered, but never called: none
+    /// finds room in a request.
     ///
     /// ```
     /// use std::io;
