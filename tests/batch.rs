@@ -5,18 +5,20 @@ mod common;
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
-use common::served::{Raw, client, client_of, ended, inherited, limit_descriptors, raw, raw_of, start};
+use common::served::{PATIENCE, Raw, client, client_of, ended, inherited, limit_descriptors, raw, raw_of, start};
 use common::{directory, identity, open_fds};
 use fdbroker::wire::{
-    Access, Answer, Ask, Batch, Entries, MAX_BATCH, MAX_MESSAGE, MAX_REPLY, Malformed, Reason, Refusal, Reply, Stat,
+    Access, Address, Answer, Ask, Batch, Entries, MAX_BATCH, MAX_MESSAGE, MAX_REPLY, Malformed, Reason, Refusal, Reply,
+    SocketType, Stat,
 };
 use fdbroker::{Broker, ChannelError, Client, ClientError, Event, Fault, Limits, Packet, Policy, Record, Rule};
 
@@ -216,7 +218,7 @@ fn p_02_254_requests_are_too_many() {
             count.fetch_add(1, Ordering::Relaxed);
         }
     });
-    let (_service, client) = client_of(&broker, everything(&root));
+    let (client_service, client) = client_of(&broker, everything(&root));
     let batch = (0..MAX_BATCH + 1).fold(client.batch(), |batch, _| batch.read(&paths[0]));
     assert_eq!(batch.len(), 254);
     let error = batch.send().unwrap_err();
@@ -227,6 +229,8 @@ fn p_02_254_requests_are_too_many() {
     let error = client.batch().read(&paths[0]).read("relative").send().unwrap_err();
     assert!(matches!(error, ClientError::Path { .. }), "{error}");
     client.hello().unwrap();
+    drop(client);
+    ended(client_service).unwrap();
     assert_eq!(asked.load(Ordering::Relaxed), 1, "the greeting");
 
     let (service, raw) = raw_of(&broker, everything(&root));
@@ -305,6 +309,25 @@ fn p_02_d_05_links_are_told_whole_or_not_at_all() {
         }
         is_refused(&answers[40], Reason::Denied, libc::EACCES);
     }
+}
+
+/// P-02, D-05: a target that takes all the room there is left is told, and of one that is a byte longer nothing.
+#[test]
+fn p_02_d_05_a_target_that_just_fits_is_told() {
+    let (_keep, root) = directory();
+    // An item's four bytes each: 4 times 4,000, and what is left of the reply's 16,364.
+    let left = MAX_REPLY - 20 - 4 * (4 + 4000) - 4;
+    let links = [("long", 4000), ("fits", left), ("too long", left + 1)].map(|(name, len)| {
+        symlink("x".repeat(len), root.join(name)).unwrap();
+        root.join(name)
+    });
+    let (_service, mut raw) = raw(everything(&root));
+    let [long, fits, too_long] = links.each_ref().map(|link| Ask::Readlink(bytes(link)));
+    let answers = batch(&mut raw, &[long, long, long, long, fits]);
+    assert_eq!(is_data(&answers[4]).len(), left);
+    let answers = batch(&mut raw, &[long, long, long, long, too_long]);
+    is_refused(&answers[4], Reason::Limit, libc::EAGAIN);
+    assert!(answers[..4].iter().all(|answer| is_data(answer).len() == 4000));
 }
 
 /// P-02: 253 changes in one message, each of them made and answered.
@@ -453,4 +476,73 @@ fn p_20_descriptors_outstanding_within_a_batch() {
         (6..9).for_each(|place| is_refused(&answers[place], Reason::Limit, libc::EAGAIN));
         assert_eq!(Stat::decode(is_data(&answers[9])).unwrap().size, 1);
     }
+}
+
+/// A listener with a full queue: who connects to it waits as long as the policy says.
+fn silent(path: &Path) -> (OwnedFd, OwnedFd) {
+    use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
+    let new = || socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    let (listener, first, address) = (new(), new(), UnixAddr::new(path).unwrap());
+    bind(listener.as_raw_fd(), &address).unwrap();
+    listen(&listener, Backlog::new(0).unwrap()).unwrap();
+    connect(first.as_raw_fd(), &address).unwrap();
+    (listener, first)
+}
+
+/// L-03: a batch of connections to who does not answer ends when its service is stopped and when its worker is
+/// gone, not after the time that all of them may take; what was served of it is recorded.
+#[test]
+fn l_03_a_batch_that_waits_ends_with_its_service() {
+    for stopped in [true, false] {
+        let (_keep, root) = directory();
+        let (begun, busy) = (root.join("begun"), root.join("socket"));
+        let _silent = silent(&busy);
+        let records = Arc::new(AtomicUsize::new(0));
+        let count = records.clone();
+        let broker = Broker::new().audit(move |record: &Record<'_>| {
+            if let Event::Request { .. } = record.event {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        // 252 seconds, which nobody waits for here.
+        let connect = Rule::file(&busy).connect([SocketType::Stream]).timeout(Duration::from_secs(1));
+        let policy = Policy::builder().allow(connect).allow(Rule::beneath(&root).mkdir(0o700)).build().unwrap();
+        let (service, mut raw) = raw_of(&broker, policy);
+        let connect = Ask::Connect(SocketType::Stream, Address::Path(bytes(&busy)));
+        let asks = std::iter::once(Ask::Mkdir(bytes(&begun))).chain([connect; MAX_BATCH - 1]);
+        let mut buffer = vec![0; MAX_MESSAGE];
+        raw.send(Ask::Batch(Batch::encode(asks, &mut buffer).unwrap()));
+        let since = Instant::now();
+        while !begun.exists() {
+            assert!(since.elapsed() < PATIENCE);
+            std::thread::yield_now();
+        }
+        if stopped {
+            service.stop();
+            assert!(matches!(raw.reply(), Err(ChannelError::Disconnected)));
+        } else {
+            drop(raw);
+        }
+        ended(service).unwrap();
+        assert!((1..60).contains(&records.load(Ordering::Relaxed)), "{records:?} of 253");
+    }
+}
+
+/// L-03: a worker that sends nothing more, and waits for its reply, has it.
+#[test]
+fn l_03_a_batch_of_who_sends_no_more_is_answered() {
+    let (_keep, root) = directory();
+    let path = root.join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let rule = Rule::file(&path).connect([SocketType::Stream]);
+    let (service, mut raw) = raw(Policy::builder().allow(rule).build().unwrap());
+    let mut buffer = vec![0; MAX_MESSAGE];
+    let connect = Ask::Connect(SocketType::Stream, Address::Path(bytes(&path)));
+    raw.channel.set_max_fds(MAX_BATCH);
+    raw.send(Ask::Batch(Batch::encode([connect; 50], &mut buffer).unwrap()));
+    nix::sys::socket::shutdown(raw.channel.as_fd().as_raw_fd(), nix::sys::socket::Shutdown::Write).unwrap();
+    let mut packet = Packet::new();
+    raw.channel.recv(&mut packet).unwrap();
+    assert_eq!(packet.fds().len(), 50);
+    ended(service).unwrap();
 }

@@ -6,11 +6,13 @@ mod common;
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use fdbroker::{Channel, ChannelError, Kind, Packet};
+use common::served::{client_of, ended};
+use fdbroker::wire::Reason;
+use fdbroker::{Broker, Channel, ChannelError, ClientError, Event, Kind, Packet, Policy, Record, Rule};
 use nix::unistd::{Gid, Uid, setgid, setuid};
 
 const KINDS: [Kind; 3] = [Kind::SeqPacket, Kind::Stream, Kind::Datagram];
@@ -195,6 +197,69 @@ fn h_17_many_wait_for_room() {
                 }
             });
         }
+    });
+}
+
+/// H-17, K9, U-01: a grant that finds no room for its descriptor is refused to a worker that has nothing else to read;
+/// the record says so, alone and in a batch, and a rule that grants one time is not used up by it.
+#[test]
+fn h_17_k9_u_01_what_found_no_room_is_recorded_as_refused() {
+    let _turn = turn();
+    common::alone_with(LIMIT, "h_17_k9_u_01_what_found_no_room_is_recorded_as_refused", || {
+        as_ordinary_user(4);
+        let place = std::env::temp_dir().join(format!("fdbroker-no-room-{}", std::process::id()));
+        fs::create_dir(&place).unwrap();
+        let files = ["one", "two"].map(|name| place.join(name));
+        files.iter().for_each(|file| fs::write(file, b"file").unwrap());
+        let records = Arc::new(Mutex::new(Vec::new()));
+        let kept = records.clone();
+        let broker = Broker::new().reply_timeout(SHORT).audit(move |record: &Record<'_>| {
+            if let Event::Request { ask, answer, rule, .. } = &record.event {
+                let said = (ask.verb(), answer.err().map(|refusal| refusal.errno), rule.map(|rule| rule.number()));
+                kept.lock().unwrap().push(said);
+            }
+        });
+        let once = |file| Rule::file(file).read().stat().once();
+        let policy =
+            Policy::builder().allow(once(&files[0])).allow(once(&files[1])).allow(Rule::beneath(&place).stat());
+        let (service, client) = client_of(&broker, policy.build().unwrap());
+        let null = null();
+        let (sender, receiver) = pair(Kind::SeqPacket);
+        let (taken, _) = congest(&sender, &null);
+
+        let no_room = |error: &ClientError| {
+            let refusal = error.refusal().unwrap();
+            assert_eq!((refusal.reason, refusal.errno), (Reason::Failed, libc::ETOOMANYREFS));
+        };
+        no_room(&client.read(&files[0]).unwrap_err());
+        let answers = client.batch().read(&files[0]).read(place.join("three")).read(&files[1]).send().unwrap();
+        assert_eq!(answers.len(), 3);
+        no_room(answers[0].as_ref().unwrap_err());
+        assert_eq!(answers[1].as_ref().unwrap_err().refusal().unwrap().errno, libc::EACCES);
+        no_room(answers[2].as_ref().unwrap_err());
+        assert_eq!(client.stat(&place).unwrap().mode & 0o700, 0o700);
+
+        receive(&receiver, 0, taken);
+        let answers = client.batch().read(&files[0]).read(&files[0]).read(&files[1]).send().unwrap();
+        let granted: Vec<_> = answers.iter().map(Result::is_ok).collect();
+        assert_eq!(granted, [true, false, true], "each one time, and no more");
+        client.read(&files[1]).unwrap_err();
+        drop(client);
+        ended(service).unwrap();
+        let (congested, denied) = (Some(libc::ETOOMANYREFS), Some(libc::EACCES));
+        let expected = [
+            ("open", congested, Some(1)),
+            ("open", congested, Some(1)),
+            ("open", denied, Some(3)),
+            ("open", congested, Some(2)),
+            ("stat", None, Some(3)),
+            ("open", None, Some(1)),
+            ("open", denied, Some(1)),
+            ("open", None, Some(2)),
+            ("open", denied, Some(2)),
+        ];
+        assert_eq!(*records.lock().unwrap(), expected);
+        fs::remove_dir_all(&place).unwrap();
     });
 }
 

@@ -17,7 +17,7 @@ use common::served::{
     Raw, alone, client_of, default_sigpipe, ended, inherited, limit_descriptors, pair_of, raw_of, start,
 };
 use common::{directory, identity};
-use fdbroker::wire::{Access, Ask};
+use fdbroker::wire::{Access, Ask, Rights};
 use fdbroker::{Broker, ChannelError, Client, ClientError, Event, Fault, Kind, Policy, Rule};
 use nix::sys::signal::{Signal, raise};
 
@@ -100,7 +100,7 @@ fn l_02_the_broker_dies_while_the_worker_waits() {
     let client = Client::new(channel);
     client.read("/etc/passwd").unwrap();
     let started = Instant::now();
-    is_disconnected(client.read(DEADLY));
+    is_disconnected(client.call(DEADLY, Rights::NONE, b""));
     assert!(started.elapsed() < PROMPTLY);
     assert_eq!(broker.wait().signal(), Some(libc::SIGKILL));
     is_disconnected(client.read("/etc/passwd"));
@@ -139,17 +139,13 @@ fn l_02_the_broker_is_dead_before_the_worker_asks() {
     is_disconnected(Client::new(ours).read("/etc/passwd"));
 }
 
-/// A request for this is the broker's death.
-const DEADLY: &str = "/etc/deadly";
+/// A call of this service is the broker's death.
+const DEADLY: &str = "deadly";
 
 fn mortal_broker() {
-    let policy = Policy::builder().allow(Rule::file("/etc/passwd").read()).build().unwrap();
-    let broker = Broker::new().audit(|record| match &record.event {
-        Event::Request { ask: Ask::Open { path, .. }, .. } if *path == DEADLY.as_bytes() => {
-            raise(Signal::SIGKILL).unwrap();
-        }
-        _ => {}
-    });
+    let rules = Policy::builder().allow(Rule::file("/etc/passwd").read()).allow(Rule::service(DEADLY));
+    let policy = rules.build().unwrap();
+    let broker = Broker::new().service(DEADLY, |_, _| Ok(raise(Signal::SIGKILL)?));
     broker.serve("worker", inherited(), policy).unwrap().wait().unwrap();
 }
 
@@ -199,7 +195,9 @@ fn l_09_a_panic_is_one_workers_end() {
     for round in 1..=5 {
         let (service, client) = client_of(&broker, policy.clone());
         use_well(&client, &root, 20);
-        is_disconnected(client.scratch());
+        // A record says what has been answered.
+        assert!(client.scratch().unwrap_err().refusal().is_some());
+        is_disconnected(client.hello());
         match ended(service) {
             Err(Fault::Panicked(text)) => assert_eq!(text, "as this test wants it, for client"),
             other => panic!("{other:?}"),

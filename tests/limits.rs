@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use common::directory;
 use common::served::{PATIENCE, Raw, client_of, ended, raw_of};
-use fdbroker::wire::{Access, Answer, Ask, Batch, MAX_MESSAGE, MAX_REPLY, Reason, Refusal, Reply};
+use fdbroker::wire::{Access, Answer, Ask, Batch, MAX_MESSAGE, MAX_REPLY, Reason, Refusal, Reply, Request};
 use fdbroker::{Broker, Event, Fault, Limits, Packet, Policy, Record, Rule};
 
 const LIMIT: Refusal = Refusal { reason: Reason::Limit, errno: libc::EAGAIN };
@@ -54,7 +54,7 @@ fn bytes(path: &Path) -> &[u8] {
     path.as_os_str().as_bytes()
 }
 
-/// A broker that says each request's answer before the worker can know it.
+/// A broker that says each request's answer, whether or not the worker reads it.
 fn telling(limits: Limits) -> (Broker, Receiver<Result<(), Refusal>>) {
     let (tell, told) = mpsc::channel();
     let broker = Broker::new().limits(limits).audit(move |record: &Record<'_>| {
@@ -175,7 +175,70 @@ fn p_20_requests_per_second() {
     // Two at once, and three more at two a second.
     assert!(since.elapsed() >= Duration::from_millis(1400), "{:?}", since.elapsed());
     assert!(refused > 0);
-    client.hello().unwrap();
+}
+
+/// Puts another verb in the place of a message's.
+fn unknown(raw: &Raw) {
+    let mut message = [0; 20];
+    let len = Request { id: 1, ask: Ask::Hello }.encode(&mut message).unwrap();
+    message[3] = 0x7f;
+    assert_eq!(raw.send_bytes(&message[..len]), Ok(20));
+}
+
+/// P-20: greetings and verbs that nobody knows are requests as others are, alone and in a batch: over a limit they are
+/// refused as over it, and recorded so. One a second is enough to be greeted.
+#[test]
+fn p_20_greetings_and_unknown_verbs_count() {
+    let place = Place::make();
+    let (tell, told) = mpsc::channel();
+    let broker = move |limits| {
+        let tell = tell.clone();
+        Broker::new().limits(limits).audit(move |record: &Record<'_>| {
+            if let Event::UnknownVerb { refusal, .. } = record.event {
+                let _ = tell.send(refusal.reason);
+            }
+        })
+    };
+    let told = |count: usize| (0..count).map(|_| told.recv_timeout(PATIENCE).unwrap()).collect::<Vec<_>>();
+
+    // Two in flight: those behind them are over the limit.
+    let (_service, mut raw) = raw_of(&broker(Limits::new().requests_in_flight(number(2))), place.policy());
+    for _ in 0..2 {
+        raw.send(Ask::Hello);
+        unknown(&raw);
+    }
+    // Before any reply is read.
+    assert_eq!(told(2), [Reason::Verb, Reason::Limit]);
+    let answers = [(); 4].map(|()| raw.reply().unwrap().answer.map_err(|refusal| refusal.reason));
+    assert_eq!(answers, [Ok(vec![]), Err(Reason::Verb), Err(Reason::Limit), Err(Reason::Limit)]);
+
+    // One a second, and one at once: so many may not be over it.
+    let most = |since: Instant| 2 + usize::try_from(since.elapsed().as_secs()).unwrap();
+    let once = Limits::new().requests_per_second(number(1));
+    let since = Instant::now();
+    let (_service, mut raw) = raw_of(&broker(once), place.policy());
+    raw.ask(Ask::Hello).unwrap();
+    for _ in 0..20 {
+        raw.send(Ask::Hello);
+        unknown(&raw);
+    }
+    let answers = [(); 40].map(|()| raw.reply().unwrap().answer);
+    let served = answers.iter().filter(|answer| **answer != Err(LIMIT)).count();
+    assert!(served < most(since), "{served}");
+    let verbs = told(20).into_iter().filter(|reason| *reason == Reason::Verb).count();
+    assert_eq!(verbs, answers.iter().filter(|answer| matches!(answer, Err(refusal) if *refusal != LIMIT)).count());
+
+    // Within a batch.
+    let since = Instant::now();
+    let (_service, raw) = raw_of(&broker(once), place.policy());
+    let header = [&b"fb\x01\x40\x07\0\0\0\0\0\0\0"[..], &[200, 0, 0, 0], &[0; 4]].concat();
+    let item = [0x7f, 0, 0, 0];
+    raw.send_bytes(&[header, item.repeat(50)].concat()).unwrap();
+    let mut packet = Packet::new();
+    raw.channel.recv(&mut packet).unwrap();
+    let Answer::Batch(answers) = Reply::decode(packet.bytes(), 0).unwrap().answer else { panic!() };
+    let served = answers.iter().filter(|answer| *answer != Answer::Refused(LIMIT)).count();
+    assert!((1..most(since)).contains(&served), "{served} of 50");
 }
 
 /// P-20: each request of a batch counts.

@@ -18,10 +18,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Fault;
-use crate::policy::{Info, Why};
+use crate::policy::{Info, NotHeld, Why};
 use crate::resolve::Resolver;
 use crate::wire::{Ask, Refusal};
-pub(crate) use object::{Printable, Shown};
+pub(crate) use object::{Because, Printable, Shown};
 
 /// Takes the records of a broker. Closures of `Fn(&Record)` do, and so does what is shared by an `Arc`. To write them,
 /// there is [`JsonLines`]; to pass them on to the daemon's other events, `Tracing` (feature `tracing`).
@@ -70,22 +70,32 @@ pub struct Record<'a> {
 pub enum Event<'a> {
     /// The service begins. Names are resolved in this way, if the policy has rules about names.
     Start(Option<Resolver>),
-    /// A request, and its answer. Each request of a batch is one.
+    /// A request, and its answer. Each request of a batch is one. What the broker's side does of its own accord
+    /// ([`Service::narrow`](crate::Service::narrow), [`Service::enter_phase`](crate::Service::enter_phase), and the same
+    /// of a [`Call`](crate::Call)) is no request and has no record: who does it can write one.
     #[non_exhaustive]
     Request {
         /// What was asked.
         ask: Ask<'a>,
         /// The rule that decided, if one did.
         rule: Option<&'a Info>,
-        /// What is about to be answered.
+        /// What was answered.
         answer: Result<(), Refusal>,
         /// Why the policy refused it, if it did.
         why: Option<Why>,
+        /// What a [narrowing](crate::Client::narrow) asked to keep that was not held, if it was refused for that.
+        not_held: Option<&'a NotHeld>,
         /// How long it took to decide and to do it.
         took: Duration,
     },
-    /// A request with a verb that is not in the table; it is refused.
-    UnknownVerb(u8),
+    /// A request with a verb that is not in the table.
+    #[non_exhaustive]
+    UnknownVerb {
+        /// The verb's byte.
+        verb: u8,
+        /// What was answered.
+        refusal: Refusal,
+    },
     /// So many records were not made, because they were more than the audit takes
     /// ([`Audit::records_per_second`]).
     Suppressed(u64),
@@ -101,14 +111,13 @@ impl fmt::Display for Record<'_> {
             Event::Start(None) => write!(f, "start"),
             Event::Start(Some(resolver)) => write!(f, "start: names are resolved by {resolver}"),
             Event::Request { ask, answer: Ok(()), .. } => write!(f, "{}: granted", Shown(ask)),
-            Event::Request { ask, answer: Err(refusal), why: None, .. } => {
-                write!(f, "{}: not granted: {refusal}", Shown(ask))
-            }
-            Event::Request { ask, answer: Err(refusal), why: Some(why), rule, .. } => {
-                write!(f, "{}: not granted: {refusal}: {why}", Shown(ask))?;
+            Event::Request { ask, answer: Err(refusal), rule, why, not_held, .. } => {
+                write!(f, "{}: not granted: {refusal}", Shown(ask))?;
+                let Some(because) = Because::new(*why, *not_held) else { return Ok(()) };
+                write!(f, ": {because}")?;
                 rule.map_or(Ok(()), |rule| write!(f, ": {}", Printable(rule)))
             }
-            Event::UnknownVerb(verb) => write!(f, "verb 0x{verb:02x}: refused"),
+            Event::UnknownVerb { verb, refusal } => write!(f, "verb 0x{verb:02x}: not granted: {refusal}"),
             Event::Suppressed(records) => write!(f, "{records} more records were suppressed"),
             Event::End(Ok(())) => write!(f, "end: hung up"),
             Event::End(Err(fault)) => write!(f, "end: {}", Printable(fault)),

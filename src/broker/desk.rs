@@ -1,7 +1,8 @@
 //! `[broker]` One worker's thread: receive, decode, decide, open, reply.
 
+use std::any::Any;
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
@@ -14,9 +15,8 @@ use super::{Broker, Call, Gift, Services, panic_text};
 use crate::channel::{Channel, Packet, Wait};
 use crate::error::{ChannelError, Fault};
 use crate::open::{Opened, Opener};
-use crate::policy::{Grant, Info, Limits, Permit, Standing, Why};
-use crate::sys::descriptor;
-use crate::wire::path::PATH_MAX;
+use crate::policy::{Grant, Info, Limits, NotHeld, Permit, Standing, Why};
+use crate::sys::{descriptor, socket};
 use crate::wire::{
     Answer, AnswersWriter, Ask, Batch, HEADER_LEN, MAX_BATCH, MAX_MESSAGE, MAX_REPLY, Malformed, Reason, Refusal,
     Reply, Request, Rights,
@@ -76,22 +76,34 @@ impl Desk {
                 Err(ChannelError::TooLarge) => return Err(Malformed::Oversize.into()),
                 Err(error) => return Err(Fault::Channel(error)),
             }
-            let replied = match Request::decode(packet.bytes(), packet.fds().len()) {
-                Ok(Request { id, ask: Ask::Batch(batch) }) => counter.serve_batch(id, batch, &mut buffers)?,
-                Ok(Request { id, ask }) => counter.serve_one(id, &ask, &mut buffers)?,
-                Err(Malformed::UnknownVerb { id, verb }) => {
-                    log.write_request(Event::UnknownVerb(verb));
-                    counter.reply(id, Answer::Refused(UNKNOWN_VERB), 0, &mut buffers.message)
-                }
+            let served = match Request::decode(packet.bytes(), packet.fds().len()) {
+                Ok(Request { id, ask: Ask::Batch(batch) }) => counter.serve_batch(id, batch, &mut buffers),
+                Ok(Request { id, ask }) => counter.serve_one(id, Ok(ask), &mut buffers),
+                Err(Malformed::UnknownVerb { id, verb }) => counter.serve_one(id, Err(verb), &mut buffers),
                 Err(malformed) => return Err(malformed.into()),
             };
-            match replied {
+            match served {
                 Ok(()) => {}
-                Err(ChannelError::Disconnected) => return Ok(()),
-                Err(ChannelError::TimedOut | ChannelError::Unfinished) => return Err(Fault::Stalled),
-                Err(error) => return Err(Fault::Channel(error)),
+                Err(End::Reply(ChannelError::Disconnected)) => return Ok(()),
+                Err(End::Reply(ChannelError::TimedOut | ChannelError::Unfinished)) => return Err(Fault::Stalled),
+                Err(End::Reply(error)) => return Err(Fault::Channel(error)),
+                Err(End::Fault(fault)) => return Err(fault),
             }
         }
+    }
+}
+
+/// Why a worker is served no longer.
+enum End {
+    /// The reply could not be sent.
+    Reply(ChannelError),
+    /// There was none to send.
+    Fault(Fault),
+}
+
+impl From<ChannelError> for End {
+    fn from(error: ChannelError) -> Self {
+        Self::Reply(error)
     }
 }
 
@@ -125,75 +137,109 @@ struct Counter<'d> {
     meter: Meter,
     /// What is granted by the reply that is being made.
     fds: Vec<OwnedFd>,
+    /// What came of each of its requests. They are recorded when it has been sent: only then it is known what the
+    /// worker was answered.
+    served: Vec<Served>,
+    /// That of the service that has just been called.
+    panic: Option<Box<dyn Any + Send>>,
 }
 
 impl<'d> Counter<'d> {
     fn new(desk: &'d Desk, log: &'d Log<'d>) -> Self {
-        Self { desk, log, opener: Opener::new(), meter: Meter::new(desk.limits), fds: Vec::with_capacity(MAX_BATCH) }
+        let (fds, served) = (Vec::with_capacity(MAX_BATCH), Vec::with_capacity(MAX_BATCH));
+        Self { desk, log, opener: Opener::new(), meter: Meter::new(desk.limits), fds, served, panic: None }
     }
 
-    /// The outer error ends the service without a reply; the inner one is that of the reply.
-    fn serve_one(&mut self, id: u64, ask: &Ask<'_>, buffers: &mut Buffers) -> Result<Result<(), ChannelError>, Fault> {
-        let outcome = self.answer(ask, &mut buffers.data)?;
+    /// Of a request with a verb that is not known, there is the verb.
+    fn serve_one(&mut self, id: u64, ask: Result<Ask<'_>, u8>, buffers: &mut Buffers) -> Result<(), End> {
+        let answered = self.answer_one(id, ask, buffers);
+        self.record([ask].into_iter());
+        answered
+    }
+
+    fn serve_batch(&mut self, id: u64, batch: Batch<'_>, buffers: &mut Buffers) -> Result<(), End> {
+        let answered = self.answer_batch(id, batch, buffers);
+        self.record(batch.iter());
+        answered
+    }
+
+    fn answer_one(&mut self, id: u64, ask: Result<Ask<'_>, u8>, buffers: &mut Buffers) -> Result<(), End> {
+        let outcome = self.serve(ask, &mut buffers.data)?;
         let descriptors = count(&self.fds);
         let answer = match outcome {
             Ok(len) => Answer::Granted { descriptors, data: &buffers.data[..len] },
             Err(refusal) => Answer::Refused(refusal),
         };
-        Ok(self.reply(id, answer, descriptors, &mut buffers.message))
+        Ok(self.reply(id, answer, descriptors, &mut buffers.message)?)
     }
 
-    fn serve_batch(
-        &mut self,
-        id: u64,
-        batch: Batch<'_>,
-        buffers: &mut Buffers,
-    ) -> Result<Result<(), ChannelError>, Fault> {
+    fn answer_batch(&mut self, id: u64, batch: Batch<'_>, buffers: &mut Buffers) -> Result<(), End> {
         let mut answers = AnswersWriter::new(&mut buffers.answers);
         let mut further = batch.len();
         for ask in batch.iter() {
+            let waits = matches!(ask, Ok(Ask::Connect(..) | Ask::ConnectName { .. }));
+            if waits && socket::is_shut(self.desk.channel.as_fd()).unwrap_or(false) {
+                // Stopped, or nobody waits for it any more.
+                return Err(ChannelError::Disconnected.into());
+            }
             further -= 1;
             let (before, room) = (self.fds.len(), answers.room(further).min(buffers.data.len()));
-            let outcome = match ask {
-                Ok(ask) => self.answer(&ask, &mut buffers.data[..room])?,
-                Err(verb) => {
-                    self.log.write_request(Event::UnknownVerb(verb));
-                    Err(UNKNOWN_VERB)
-                }
-            };
+            let outcome = self.serve(ask, &mut buffers.data[..room])?;
             let descriptors = count(&self.fds[before..]);
             let answer = match outcome {
                 Ok(len) => Answer::Granted { descriptors, data: &buffers.data[..len] },
                 Err(refusal) => Answer::Refused(refusal),
             };
             // There is room: 253 refusals find it, and data has no more than was left beside them.
-            if answers.put(answer).is_err() {
-                return Ok(Err(ChannelError::TooLarge));
-            }
+            answers.put(answer).map_err(|_| ChannelError::TooLarge)?;
         }
         let (answers, descriptors) = answers.finish();
-        Ok(self.reply(id, Answer::Batch(answers), descriptors, &mut buffers.message))
+        Ok(self.reply(id, Answer::Batch(answers), descriptors, &mut buffers.message)?)
+    }
+
+    /// One record for each request that was served, in order. `asks` are those of the message.
+    fn record<'a>(&mut self, asks: impl Iterator<Item = Result<Ask<'a>, u8>>) {
+        for (ask, served) in asks.zip(self.served.drain(..)) {
+            let Served { rule, why, not_held, answer, took, .. } = served;
+            self.log.write_request(match ask {
+                Ok(ask) => {
+                    let rule = rule.and_then(|number| self.desk.standing.rule(number));
+                    Event::Request { ask, rule, answer, why, not_held: not_held.as_ref(), took }
+                }
+                Err(verb) => Event::UnknownVerb { verb, refusal: answer.err().unwrap_or(UNKNOWN_VERB) },
+            });
+        }
     }
 
     /// Serves one request. What it grants is put behind the descriptors there are; what it tells, into `data`.
-    fn answer(&mut self, ask: &Ask<'_>, data: &mut [u8]) -> Result<Result<usize, Refusal>, Fault> {
+    fn serve(&mut self, ask: Result<Ask<'_>, u8>, data: &mut [u8]) -> Result<Result<usize, Refusal>, End> {
         let since = self.log.now();
         let held = self.fds.len();
-        let judged = self.judge_and_open(ask, data);
-        if judged.answer.is_err() {
+        let Judged { rule, why, not_held, answer } = match ask {
+            Ok(ask) => self.judge_and_open(&ask, data),
+            Err(_) => {
+                let admitted = self.admit(false);
+                Judged::of_no_rule(Err(admitted.err().unwrap_or(UNKNOWN_VERB)))
+            }
+        };
+        if answer.is_err() {
             self.fds.truncate(held);
         }
-        self.log.write_request(Event::Request {
-            ask: *ask,
-            rule: judged.rule,
-            answer: judged.answer.map(drop),
-            why: judged.why,
+        self.served.push(Served {
+            rule: rule.map(Info::number),
+            why,
+            not_held,
+            answer: answer.map(drop),
+            brings: self.fds.len() > held,
             took: since.map(|since| since.elapsed()).unwrap_or_default(),
         });
-        if judged.why == Some(Why::PhaseOver) {
-            return Err(Fault::PhaseOver);
+        if why == Some(Why::PhaseOver) {
+            return Err(End::Fault(Fault::PhaseOver));
         }
-        Ok(judged.answer)
+        if let Some(panic) = self.panic.take() {
+            return Err(End::Fault(Fault::Panicked(panic_text(&*panic))));
+        }
+        Ok(answer)
     }
 
     fn judge_and_open<'a>(&mut self, ask: &Ask<'a>, data: &mut [u8]) -> Judged<'a>
@@ -201,40 +247,43 @@ impl<'d> Counter<'d> {
         'd: 'a,
     {
         let standing: &'d Standing = &self.desk.standing;
-        let told = |answer| Judged { rule: None, why: None, answer };
-        if let Ask::Hello = ask {
-            return told(Ok(0));
+        if let Err(over) = self.admit(ask.brings_descriptor()) {
+            return Judged::of_no_rule(Err(over));
         }
-        if let Err(Over) = self.meter.admit(&self.desk.channel, self.fds.len(), ask.brings_descriptor().into()) {
-            return told(Err(LIMIT));
+        if let Ask::Hello = ask {
+            return Judged::of_no_rule(Ok(0));
         }
         if let Ask::Narrow(narrow) = ask {
-            return told(standing.narrow(&(*narrow).into()).map(|()| 0).map_err(|_| NOT_HELD));
+            let not_held = standing.narrow(&(*narrow).into()).err();
+            let answer = if not_held.is_none() { Ok(0) } else { Err(NOT_HELD) };
+            return Judged { not_held, ..Judged::of_no_rule(answer) };
         }
         match standing.decide(ask) {
-            Err(denial) => Judged { rule: denial.rule(), why: Some(denial.why()), answer: Err(denial.refusal()) },
+            Err(denial) => {
+                Judged { rule: denial.rule(), why: Some(denial.why()), ..Judged::of_no_rule(Err(denial.refusal())) }
+            }
             Ok(permit) => {
                 let (rule, rules) = (permit.rule(), permit.rules());
                 let answer = self.open(permit, data);
                 if answer.is_ok() {
                     rules.for_each(|rule| standing.use_up(rule));
                 }
-                Judged { rule, why: None, answer }
+                Judged { rule, ..Judged::of_no_rule(answer) }
             }
         }
+    }
+
+    /// Counts one request, whatever it is.
+    fn admit(&mut self, brings_descriptor: bool) -> Result<(), Refusal> {
+        let admitted = self.meter.admit(&self.desk.channel, self.fds.len(), brings_descriptor.into());
+        admitted.map_err(|Over| LIMIT)
     }
 
     fn open(&mut self, permit: Permit<'_>, data: &mut [u8]) -> Result<usize, Refusal> {
         if let Grant::Call { service, rights, bytes } = *permit.grant() {
             return self.call(service, rights, bytes, data);
         }
-        // A target that fills what room there is may have been cut.
-        let cut = (matches!(permit.grant(), Grant::Readlink(_)) && data.len() < PATH_MAX).then_some(data.len());
-        if cut == Some(0) {
-            return Err(LIMIT);
-        }
         match self.opener.open(permit, data)? {
-            Opened::Data(len) if cut == Some(len) => Err(LIMIT),
             Opened::Descriptor(fd) => {
                 self.fds.push(fd);
                 Ok(0)
@@ -251,12 +300,16 @@ impl<'d> Counter<'d> {
         let call = Call { worker: &self.desk.name, rights, bytes, standing: &self.desk.standing };
         let room = self.meter.room(&self.desk.channel);
         let mut gift = Gift { data, len: 0, fds: &mut self.fds, room };
-        match handler(&call, &mut gift) {
-            Ok(()) => Ok(gift.len),
-            Err(error) => {
-                Err(failed(error.raw_os_error().filter(|errno| (1..=4095).contains(errno)).unwrap_or(libc::EIO)))
+        // The call is recorded as well as one that fails. What the service may have left half done, it alone can know.
+        let error = match catch_unwind(AssertUnwindSafe(|| handler(&call, &mut gift))) {
+            Ok(Ok(())) => return Ok(gift.len),
+            Ok(Err(error)) => error.raw_os_error(),
+            Err(panic) => {
+                self.panic = Some(panic);
+                None
             }
-        }
+        };
+        Err(failed(error.filter(|errno| (1..=4095).contains(errno)).unwrap_or(libc::EIO)))
     }
 
     /// Sends the reply with the descriptors there are, which are closed whether it succeeds or not.
@@ -271,7 +324,7 @@ impl<'d> Counter<'d> {
     /// that do not read can leave no room for another's. Who has unread replies is given up after the reply timeout, as
     /// if the queue were full. Who has none waits for that to happen: twice as long, and asks more often than they do,
     /// so as to come first when there is room. If there still is none, that is no fault, and the worker is told.
-    fn send(&self, id: u64, answer: Answer<'_>, descriptors: u16, message: &mut [u8]) -> Result<(), ChannelError> {
+    fn send(&mut self, id: u64, answer: Answer<'_>, descriptors: u16, message: &mut [u8]) -> Result<(), ChannelError> {
         let Desk { channel, reply_timeout, .. } = self.desk;
         // Cannot be too long: the buffer holds any reply.
         let len = Reply { id, answer }.encode(descriptors, message).map_err(|_| ChannelError::TooLarge)?;
@@ -295,15 +348,24 @@ impl<'d> Counter<'d> {
         }
     }
 
-    /// Refuses what would have brought a descriptor, and answers the rest as it was.
+    /// Refuses what would have brought a descriptor, and answers the rest as it was. What grants one time has not been
+    /// had by who is refused.
     fn send_without_room(
-        &self,
+        &mut self,
         id: u64,
         answer: Answer<'_>,
         errno: i32,
         message: &mut [u8],
     ) -> Result<(), ChannelError> {
-        let refused = Answer::Refused(Refusal { reason: Reason::Failed, errno });
+        let refusal = Refusal { reason: Reason::Failed, errno };
+        for served in self.served.iter_mut().filter(|served| served.brings) {
+            served.answer = Err(refusal);
+            // A request that brings a descriptor is granted by one rule.
+            if let Some(rule) = served.rule.and_then(|number| self.desk.standing.rule(number)) {
+                self.desk.standing.give_back(rule);
+            }
+        }
+        let refused = Answer::Refused(refusal);
         let mut buffer;
         let answer = match answer {
             Answer::Batch(answers) => {
@@ -326,7 +388,25 @@ impl<'d> Counter<'d> {
 struct Judged<'p> {
     rule: Option<&'p Info>,
     why: Option<Why>,
+    not_held: Option<NotHeld>,
     answer: Result<usize, Refusal>,
+}
+
+impl Judged<'_> {
+    fn of_no_rule(answer: Result<usize, Refusal>) -> Self {
+        Self { rule: None, why: None, not_held: None, answer }
+    }
+}
+
+/// What came of one request. A rule is remembered by its number: the request, which it is found by, does not live as long.
+struct Served {
+    rule: Option<u32>,
+    why: Option<Why>,
+    not_held: Option<NotHeld>,
+    answer: Result<(), Refusal>,
+    /// Whether descriptors go with the answer.
+    brings: bool,
+    took: Duration,
 }
 
 /// There are no more than 253.

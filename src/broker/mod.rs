@@ -10,7 +10,7 @@ mod meter;
 pub use audit::Tracing;
 pub use audit::{Audit, Event, JsonLines, Record};
 #[cfg(feature = "cli")]
-pub(crate) use audit::{Escaped, Printable, Shown};
+pub(crate) use audit::{Because, Escaped, Printable, Shown};
 pub use call::{Call, Gift};
 
 use std::any::Any;
@@ -50,8 +50,10 @@ impl Broker {
         Self { audit: None, services: Arc::default(), limits: Limits::default(), reply_timeout }
     }
 
-    /// Calls `audit` with one record for every request, one for the start and one for the end of every worker's
-    /// service. It is called on the worker's thread, after the request has been served and before the reply; a panic in
+    /// Calls `audit` with one record for every request that is served, one for the start and one for the end of every
+    /// worker's service. It is called on the worker's thread, after the reply has been sent, or could not be: so a record
+    /// says what the worker was answered, and may come a little later than the answer; of a worker that is gone, or is
+    /// no longer served, what it would have been. It comes before the worker's next request is looked at. A panic in
     /// it ends that worker's service. `println!` and `eprintln!` panic when they cannot write.
     #[must_use]
     pub fn audit(self, audit: impl Fn(&Record<'_>) + Send + Sync + 'static) -> Self {
@@ -71,8 +73,9 @@ impl Broker {
     /// takes the place of an earlier one of the same name.
     ///
     /// It runs on the thread of the worker that calls, which waits meanwhile; other workers do not. A panic in it ends
-    /// that worker's service. An error is told to the worker by its errno, EIO if it has none, and what the service has
-    /// [given](Gift) until then is not sent.
+    /// that worker's service without a reply, and is recorded as a call that failed (EIO). An error is told to the worker by its errno, EIO if it has none, and what the service has
+    /// [given](Gift) until then is not sent. A name of more than 255 bytes can be registered, but never called: none
+    /// finds room in a request.
     ///
     /// ```
     /// use std::io;
@@ -209,7 +212,8 @@ impl Service {
     }
 
     /// Ends the service: the worker sees a hang-up, after the replies that it was given. A request that is being
-    /// opened at that moment is finished first, and its descriptor closed.
+    /// opened at that moment is finished first, and its descriptor closed. Of a batch, no further connection is begun,
+    /// and what was not begun is not recorded; so it is when the worker dies.
     pub fn stop(&self) {
         self.channel.shut_down();
     }

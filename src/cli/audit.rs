@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use nix::errno::Errno;
 
 use super::paint::Paint;
-use crate::broker::{Audit, Broker, Event, JsonLines, Printable, Record, Shown};
+use crate::broker::{Audit, Because, Broker, Event, JsonLines, Printable, Record, Shown};
 use crate::wire::Reason;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -47,7 +47,7 @@ impl Lines {
             Event::Start(Some(resolver)) => {
                 format!("{} names are resolved by {resolver}", paint.faint(filled("start")))
             }
-            Event::Request { ask, rule, answer, why, took } => {
+            Event::Request { ask, rule, answer, why, not_held, took } => {
                 let outcome = match answer {
                     Ok(()) => paint.good(filled("granted")),
                     Err(refusal) if refusal.reason == Reason::Failed => paint.doubtful(filled("failed")),
@@ -56,8 +56,8 @@ impl Lines {
                 let mut about = Vec::new();
                 if let Err(refusal) = answer {
                     let errno = format!("{:?}", Errno::from_raw(refusal.errno));
-                    about.push(match why {
-                        Some(why) => format!("{errno}: {why}"),
+                    about.push(match Because::new(*why, *not_held) {
+                        Some(because) => format!("{errno}: {because}"),
                         None => format!("{errno}: {refusal}"),
                     });
                 }
@@ -69,8 +69,9 @@ impl Lines {
                 about.push(format!("{} us", took.as_micros()));
                 format!("{outcome} {:40} {}", Shown(ask).to_string(), paint.faint(about.join(", ")))
             }
-            Event::UnknownVerb(verb) => {
-                format!("{} {:40} {}", paint.wrong(filled("refused")), format!("verb 0x{verb:02x}"), "ENOSYS")
+            Event::UnknownVerb { verb, refusal, .. } => {
+                let errno = Errno::from_raw(refusal.errno);
+                format!("{} {:40} {errno:?}", paint.wrong(filled("refused")), format!("verb 0x{verb:02x}"))
             }
             Event::Suppressed(records) => {
                 format!("{} {records} more requests are not shown", paint.doubtful(filled("flood")))

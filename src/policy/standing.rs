@@ -109,6 +109,18 @@ impl Standing {
         }
     }
 
+    /// Says that what `rule` granted has not been had after all: it could not be sent.
+    pub(crate) fn give_back(&self, rule: &Info) {
+        if let Some(once) = rule.once() {
+            self.state().used_up[once] = false;
+        }
+    }
+
+    /// The rule with this number, from 1.
+    pub(crate) fn rule(&self, number: u32) -> Option<&Info> {
+        self.policy.rules.get((number as usize).checked_sub(1)?).map(|rule| &rule.info)
+    }
+
     /// Begins a later phase. What only earlier ones grant is granted no more, from the next decision on.
     ///
     /// # Errors

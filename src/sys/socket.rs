@@ -29,12 +29,23 @@ pub(crate) fn is_listening(socket: BorrowedFd<'_>) -> io::Result<bool> {
 
 /// Whether the peer has closed its end, or shut down its sending side. Does not wait.
 pub(crate) fn is_hung_up(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(events(socket)? & (platform::HANG_UP | libc::POLLHUP) != 0)
+}
+
+/// Whether nothing more can be sent and received: the peer is gone, or it was shut down here. A peer that only sends no
+/// more may wait for a reply.
+pub(crate) fn is_shut(socket: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(events(socket)? & libc::POLLHUP != 0)
+}
+
+/// What poll(2) says of it at this moment.
+fn events(socket: BorrowedFd<'_>) -> io::Result<libc::c_short> {
     let mut event = libc::pollfd { fd: socket.as_raw_fd(), events: platform::HANG_UP, revents: 0 };
     loop {
         // SAFETY: points to one pollfd, exclusively borrowed, and says that it is one.
         let status = unsafe { libc::poll(&raw mut event, 1, 0) };
         if status >= 0 {
-            return Ok(event.revents & (platform::HANG_UP | libc::POLLHUP) != 0);
+            return Ok(event.revents);
         }
         let error = io::Error::last_os_error();
         if error.kind() != io::ErrorKind::Interrupted {

@@ -78,6 +78,22 @@ impl Reason {
         }
     }
 
+    /// One word for it, as the audit has it: `denied`, `path`, `failed`, `kind`, `verb`, `impossible`, `not-held`,
+    /// `limit`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Denied => "denied",
+            Self::Path => "path",
+            Self::Failed => "failed",
+            Self::Kind => "kind",
+            Self::Verb => "verb",
+            Self::Impossible => "impossible",
+            Self::NotHeld => "not-held",
+            Self::Limit => "limit",
+        }
+    }
+
     fn from_code(code: u16) -> Option<Self> {
         Self::ALL.into_iter().find(|reason| reason.code() == code)
     }

@@ -7,11 +7,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 
-use super::object::{About, word};
+use super::object::{About, Because};
 use super::utc::Utc;
 use super::{Audit, Event, Record};
 use crate::sys::sigpipe::without_sigpipe;
-use crate::wire::{Reason, Refusal};
+use crate::wire::Refusal;
 
 /// An audit that writes one JSON object a line, of printable ASCII: for `jq`, Vector, Fluent Bit, Loki and others.
 ///
@@ -40,7 +40,7 @@ use crate::wire::{Reason, Refusal};
 /// | `resolver` | string or null | `start` | how names are resolved; null: the policy has no rules about names |
 /// | `verb` | string | `request` | [`Ask::verb`](crate::wire::Ask::verb): `open`, `stat`, `connect` ... |
 /// | `verb` | number | `unknown-verb` | the verb's byte |
-/// | `object` | string or null | `request` | path, socket's name, `address:port`, `host:port`, or service; escaped, see below |
+/// | `object` | string or null | `request` | path, socket's name, `address:port`, `host:port`, or service; of `narrow`, what is to be kept of each kind; escaped, see below |
 /// | `object_bytes` | number | `request` | only where `object` is cut: how many bytes there were |
 /// | `to`, `to_bytes` | as `object` | `request` | only of `rename`: the new name |
 /// | `access` | string | `request` | only of `open`: the words of [`Access`](crate::wire::Access), as `read+write` |
@@ -54,10 +54,10 @@ use crate::wire::{Reason, Refusal};
 /// | `rule_place` | string or null | `request` | where it was written |
 /// | `outcome` | string | `request`, `unknown-verb` | `granted` or `refused` |
 /// | `outcome` | string | `end` | `hung-up` (or stopped) or `fault` |
-/// | `reason` | string or null | `request`, `unknown-verb` | `denied`, `path`, `failed`, `kind`, `verb`, `impossible`, `not-held`, `limit` ([`Reason`]) |
+/// | `reason` | string or null | `request`, `unknown-verb` | `denied`, `path`, `failed`, `kind`, `verb`, `impossible`, `not-held`, `limit` ([`Reason`](crate::wire::Reason)) |
 /// | `errno` | number or null | `request`, `unknown-verb` | what the worker is told |
 /// | `errno_name` | string or null | `request`, `unknown-verb` | `ENOENT`; null also for a number without a name |
-/// | `why` | string or null | `request`, `end` | why the policy refused it; which fault it was |
+/// | `why` | string or null | `request`, `end` | why the policy refused it; what was not held; which fault it was |
 /// | `took_us` | number | `request` | microseconds, from the request's turn until it had been served |
 /// | `records` | number | `suppressed` | so many records of requests were not made since the last one |
 ///
@@ -67,7 +67,7 @@ use crate::wire::{Reason, Refusal};
 /// quotes, which have a backslash before them; a tab, CR and LF are `\t`, `\r`, `\n`; any other byte is `\x` and two
 /// hexadecimal digits. So the exact bytes can be had back, in Python for one by
 /// `record["object"].encode().decode("unicode_escape").encode("latin-1")`. Of an object that is longer than any path,
-/// the first 4,096 bytes are shown, and `object_bytes` says so. A line has at most 44 KiB besides what the daemon itself
+/// the first 4,096 bytes are shown, and `object_bytes` says so; of the text of a `narrow`, 16 KiB. A line has at most 44 KiB besides what the daemon itself
 /// named (worker, rule).
 ///
 /// # Writing
@@ -84,7 +84,8 @@ use crate::wire::{Reason, Refusal};
 /// At most 1,000 records of requests a second are taken of each worker, unless said
 /// [otherwise](Self::max_per_second).
 ///
-/// `Send + Sync`. Takes its memory at the beginning, and none for a record, unless a rule has a text of KiBs.
+/// `Send + Sync`. Takes its memory at the beginning, and none for a record, unless a rule has a text of KiBs or a
+/// worker narrows itself.
 pub struct JsonLines<W> {
     lines: Mutex<Lines<W>>,
     per_second: Option<NonZeroU32>,
@@ -209,10 +210,10 @@ impl<'l> Object<'l> {
                 self.text_or_null("resolver", *resolver);
             }
             Event::Request { .. } => self.request(&record.event),
-            Event::UnknownVerb(verb) => {
+            Event::UnknownVerb { verb, refusal } => {
                 self.text("event", "unknown-verb");
                 self.plain("verb", verb);
-                self.answer(Err(Refusal { reason: Reason::Verb, errno: libc::ENOSYS }));
+                self.answer(Err(*refusal));
             }
             Event::Suppressed(records) => {
                 self.text("event", "suppressed");
@@ -228,7 +229,7 @@ impl<'l> Object<'l> {
     }
 
     fn request(&mut self, event: &Event<'_>) {
-        let Event::Request { ask, rule, answer, why, took } = event else { return };
+        let Event::Request { ask, rule, answer, why, not_held, took } = event else { return };
         self.text("event", "request");
         self.text("verb", ask.verb());
         self.about(&About::new(ask));
@@ -236,7 +237,7 @@ impl<'l> Object<'l> {
         self.text_or_null("rule_text", rule.map(|rule| rule.text()));
         self.text_or_null("rule_place", rule.map(|rule| rule.place()));
         self.answer(*answer);
-        self.text_or_null("why", *why);
+        self.text_or_null("why", Because::new(*why, *not_held));
         self.plain("took_us", took.as_micros());
     }
 
@@ -274,7 +275,7 @@ impl<'l> Object<'l> {
     fn answer(&mut self, answer: Result<(), Refusal>) {
         self.text("outcome", if answer.is_ok() { "granted" } else { "refused" });
         let refusal = answer.err();
-        self.text_or_null("reason", refusal.map(|refusal| word(refusal.reason)));
+        self.text_or_null("reason", refusal.map(|refusal| refusal.reason.name()));
         self.plain_or_null("errno", refusal.map(|refusal| refusal.errno));
         self.text_or_null("errno_name", refusal.and_then(errno_name));
     }

@@ -6,7 +6,7 @@ use tracing::field::display;
 use tracing::{debug, info, warn};
 
 use super::json::errno_name;
-use super::object::{About, Printable, word};
+use super::object::{About, Because, Printable};
 use super::{Audit, Event, Record};
 use crate::wire::{Reason, Refusal};
 
@@ -61,16 +61,15 @@ impl Audit for Tracing {
                 info!(target: TARGET, worker, resolver = resolver.map(display), "start");
             }
             Event::Request { .. } => request(record),
-            Event::UnknownVerb(verb) => {
-                let refusal = Refusal { reason: Reason::Verb, errno: libc::ENOSYS };
+            Event::UnknownVerb { verb, refusal } => {
                 warn!(
                     target: TARGET,
                     worker,
                     verb,
                     outcome = "refused",
-                    reason = word(refusal.reason),
+                    reason = refusal.reason.name(),
                     errno = refusal.errno,
-                    errno_name = errno_name(refusal).map(display),
+                    errno_name = errno_name(*refusal).map(display),
                     "unknown-verb"
                 );
             }
@@ -89,7 +88,7 @@ impl Audit for Tracing {
 }
 
 fn request(record: &Record<'_>) {
-    let Event::Request { ask, rule, answer, why, took } = &record.event else { return };
+    let Event::Request { ask, rule, answer, why, not_held, took } = &record.event else { return };
     let about = About::new(ask);
     let refusal = answer.err();
     // The level of an event is part of what is known of it before the program runs, so there are three.
@@ -113,10 +112,10 @@ fn request(record: &Record<'_>) {
                 rule_text = rule.map(|rule| display(Printable(rule.text()))),
                 rule_place = rule.map(|rule| display(Printable(rule.place()))),
                 outcome = if refusal.is_none() { "granted" } else { "refused" },
-                reason = refusal.map(|refusal| word(refusal.reason)),
+                reason = refusal.map(|refusal| refusal.reason.name()),
                 errno = refusal.map(|refusal| refusal.errno),
                 errno_name = refusal.and_then(errno_name).map(display),
-                why = why.map(display),
+                why = Because::new(*why, *not_held).map(display),
                 took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
                 "request"
             )
