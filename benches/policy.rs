@@ -175,7 +175,8 @@ fn measure(policies: &[Policy], kinds: &[Kind], rounds: usize) -> Times {
 /// The best of so many rounds in a row stands for them: others on the machine take time and caches now and then.
 const BLOCK: usize = 10;
 
-/// Prints the table: nanoseconds, and medians of the ratios to ten rules in the same block. And answers the ratio of all kinds together.
+/// Prints the table: nanoseconds, and medians of the ratios to ten rules in the same block. And answers the ratio of
+/// all kinds together.
 fn report(times: &Times, kinds: &[Kind]) -> f64 {
     println!("{:22}{:>8}{:>10}{:>8}{:>10}", "nanoseconds, rules:", 10, "100", "1000", "10000");
     let line = |name: &str, best: &[Vec<f64>; SIZES.len()]| {

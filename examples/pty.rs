@@ -1,8 +1,9 @@
 //! A service of the daemon's own: "give me a terminal".
 //!
 //! The process that you start becomes the broker. It starts this same program again as a sandboxed worker, which cannot
-//! open `/dev/ptmx` and asks for a pseudo-terminal instead. Nothing on the wire is about terminals: the broker registers
-//! a service by a name, the policy says who may call it and how often, and what it gives travels like any descriptor.
+//! open `/dev/ptmx` and asks for a pseudo-terminal instead. Nothing on the wire is about terminals: the broker
+//! registers a service by a name, the policy says who may call it and how often, and what it gives travels like any
+//! descriptor.
 //!
 //! ```text
 //! cargo run --example pty

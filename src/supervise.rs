@@ -1,4 +1,5 @@
-//! `[broker]` One worker from its start to its end: signals are passed on to it, a fault ends it, and its status is told.
+//! `[broker]` One worker from its start to its end: signals are passed on to it, a fault ends it, and its status is
+//! told.
 
 use std::io::{self, Write};
 use std::sync::{Arc, mpsc};
@@ -90,8 +91,8 @@ fn pass_signals_on(signals: &SignalFd, worker: Pid) {
     }
 }
 
-/// On the process's standard error: this process is the worker's supervisor and nothing else. The worker may share it, and may have filled it up or made
-/// it non-blocking, so this comes after the kill, and its failure is no panic.
+/// On the process's standard error: this process is the worker's supervisor and nothing else. The worker may share it,
+/// and may have filled it up or made it non-blocking, so this comes after the kill, and its failure is no panic.
 fn complain(fault: &Fault) {
     let _ = writeln!(io::stderr(), "fdbroker: the worker is killed: {}", fault.to_string().escape_debug());
 }

@@ -648,8 +648,8 @@ fn u_02_hostile_bytes_never_reach_a_line() {
     assert_eq!(told[1..=expected.len()].concat(), expected);
 }
 
-/// U-01, U-02: of a narrowing a record says what was to be kept and, if it was refused, what was not held, in at most so
-/// many bytes.
+/// U-01, U-02: of a narrowing a record says what was to be kept and, if it was refused, what was not held, in at most
+/// so many bytes.
 #[test]
 fn u_01_u_02_narrowings_are_told() {
     let (memory, kept) = (Memory::default(), Kept::default());
@@ -831,8 +831,8 @@ fn u_02_the_order_is_that_of_the_requests() {
 
 // ----------------------------------------------------------------------------------------------- audits that go wrong
 
-/// U-02: an audit that panics ends the service of the worker that the record is about, which is behind its reply, and no
-/// other.
+/// U-02: an audit that panics ends the service of the worker that the record is about, which is behind its reply, and
+/// no other.
 #[test]
 fn u_02_an_audit_that_panics_ends_its_worker_alone() {
     let broker = Broker::new().audit(|record| {

@@ -178,8 +178,8 @@ fn p_06_every_spoilt_byte_is_answered_or_ends_the_channel() {
         }
     }
     assert_eq!((answered, hung_up), {
-        // Ids, accesses and paths are free. Of the verb's eight neighbours scratch and call alone want another body: list,
-        // readlink and rename take this one, and the other three are not in the table.
+        // Ids, accesses and paths are free. Of the verb's eight neighbours scratch and call alone want another body:
+        // list, readlink and rename take this one, and the other three are not in the table.
         let free = 8 * (8 + READ_BODY as usize);
         let verbs = 6;
         (free + verbs, 8 * whole.len() - free - verbs)

@@ -269,8 +269,8 @@ fn open_files() -> i64 {
     numbers.split_whitespace().next().unwrap().parse().unwrap()
 }
 
-/// Few enough that what is in flight at once stays below an ordinary user's limit, of 4096 here: a send that waits for the
-/// kernel to find the cycles would wait in vain, since it looks for them when a UNIX socket is closed.
+/// Few enough that what is in flight at once stays below an ordinary user's limit, of 4096 here: a send that waits for
+/// the kernel to find the cycles would wait in vain, since it looks for them when a UNIX socket is closed.
 const ROUNDS: i64 = 400;
 /// What others open and close meanwhile.
 const NOISE: i64 = 300;

@@ -1,5 +1,5 @@
-//! What happens to a resolution when something else happens in the middle of it. The broker's thread is held at the very
-//! system call in question, so each of these races is run once, and always lost or won in the same way.
+//! What happens to a resolution when something else happens in the middle of it. The broker's thread is held at the
+//! very system call in question, so each of these races is run once, and always lost or won in the same way.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
 mod common;
@@ -99,7 +99,8 @@ fn by_walk(name: &str, body: fn()) {
     });
 }
 
-// --------------------------------------------------------------------------------------------------- renamed directories
+// --------------------------------------------------------------------------------------------------- renamed
+// directories
 
 /// R1-13, K14: a directory that is renamed out of the root while the walk is in it or beneath it. Whatever the moment,
 /// nothing of it is handed out, and nothing stays open.
@@ -221,8 +222,8 @@ fn r1_13_a_directory_that_comes_back_in_time() {
     });
 }
 
-/// R1-13, K43: a directory that comes and goes twice, so that each question about it gets the answer that suits, is found
-/// out by asking both again.
+/// R1-13, K43: a directory that comes and goes twice, so that each question about it gets the answer that suits, is
+/// found out by asking both again.
 #[test]
 fn r1_13_a_directory_that_comes_and_goes() {
     by_walk("r1_13_a_directory_that_comes_and_goes", || {
@@ -258,7 +259,8 @@ fn r1_13_a_directory_that_comes_and_goes() {
     });
 }
 
-// ------------------------------------------------------------------------------------------------- answers of the kernel
+// ------------------------------------------------------------------------------------------------- answers of the
+// kernel
 
 /// The worker of a scene whose openat2 of `path`, and no other, is answered so as long as `answers` has any.
 fn answered(scene: &Scene, answers: Vec<i32>) -> Option<(Service, Client, Arc<AtomicUsize>)> {

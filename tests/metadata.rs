@@ -297,8 +297,8 @@ fn part(raw: &mut Raw, path: &Path, from: u64) -> Result<(Vec<OsString>, Option<
     Ok((entries.iter().map(|entry| OsString::from_vec(entry.name.to_vec())).collect(), entries.next))
 }
 
-/// D-01: a directory is told whole and each name once, with its inode and its type: of none, of one of each kind, and of
-/// ten thousand with long names that are no text. No descriptor stays behind.
+/// D-01: a directory is told whole and each name once, with its inode and its type: of none, of one of each kind, and
+/// of ten thousand with long names that are no text. No descriptor stays behind.
 #[test]
 fn d_01_list_is_whole() {
     alone("d_01_list_is_whole", || {

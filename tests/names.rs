@@ -64,8 +64,8 @@ fn connect(client: &Client, host: &str, port: u16) -> Result<SocketAddr, ClientE
     client.connect_name(host, port).map(|stream| stream.peer_addr().unwrap())
 }
 
-/// S-02: a name leads to what the broker has looked up, and to the rule's ports, however it is spelt; to no address that
-/// the worker names itself, not even one that the name stands for.
+/// S-02: a name leads to what the broker has looked up, and to the rule's ports, however it is spelt; to no address
+/// that the worker names itself, not even one that the name stands for.
 #[test]
 fn s_02_a_name_leads_to_what_the_broker_looked_up() {
     let hosts = "127.71.0.1 one.test\n127.71.0.2 other.test\n127.71.0.1 dead.test\n127.71.0.3 dead.test\n";
@@ -277,8 +277,8 @@ impl Hang {
 }
 
 /// S-02, S-07, L-05: a resolver that hangs: who asked has its answer when the policy's time is over, and other workers
-/// are served meanwhile. Who asks again for the same name waits for the same look-up; how many there are is bounded, and
-/// one more is refused at once. When it is over, names are had again, and nothing is left.
+/// are served meanwhile. Who asks again for the same name waits for the same look-up; how many there are is bounded,
+/// and one more is refused at once. When it is over, names are had again, and nothing is left.
 #[test]
 fn s_02_s_07_l_05_a_resolver_that_hangs() {
     let hosts = "127.75.0.1 name-0.test\n";

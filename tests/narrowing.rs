@@ -498,8 +498,8 @@ fn n_02_what_rules_are_about_is_held() {
     }
 }
 
-/// N-03: a second narrowing leaves everything that it does not name as the first one left it, for each of the 128 ways to
-/// leave kinds out; what it names is less for each.
+/// N-03: a second narrowing leaves everything that it does not name as the first one left it, for each of the 128 ways
+/// to leave kinds out; what it names is less for each.
 #[test]
 fn n_03_what_is_left_out_stays_narrowed() {
     let world = World::new();
@@ -618,8 +618,8 @@ fn n_04_an_empty_set_is_nothing() {
     assert!(allowed(service.standing(), &samples).iter().all(|(kind, _)| *kind != "listen"));
 }
 
-/// N-05: what is kept is found by its exact name among its own kind: the same name of another kind, a part of it, or one
-/// that it is a part of, is another.
+/// N-05: what is kept is found by its exact name among its own kind: the same name of another kind, a part of it, or
+/// one that it is a part of, is another.
 #[test]
 fn n_05_by_exact_name_in_its_own_kind() {
     let rules = || {

@@ -365,7 +365,8 @@ fn said() -> impl Strategy<Value = Said> {
         })
 }
 
-/// The rules of which a policy can be made, in the order in which they come: contradictions and duplicates are left out.
+/// The rules of which a policy can be made, in the order in which they come: contradictions and duplicates are left
+/// out.
 fn build(root: &Path, phases: &[Vec<Ruled>]) -> Policy {
     let mut kept: Vec<Vec<Ruled>> = vec![Vec::new(); phases.len()];
     let builder = |kept: &[Vec<Ruled>]| {

@@ -1,5 +1,5 @@
-//! Proves that a policy written as text is the policy that the builder makes of the same words, that what is wrong with a
-//! text is told with its line and column, and that templates are replaced once, by what cannot lead elsewhere.
+//! Proves that a policy written as text is the policy that the builder makes of the same words, that what is wrong with
+//! a text is told with its line and column, and that templates are replaced once, by what cannot lead elsewhere.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
 mod common;
@@ -309,9 +309,9 @@ fn rules_are_listed_as_they_are_written() {
     assert_eq!(policy.phases().collect::<Vec<_>>(), ["one", "two"]);
 }
 
-/// M-08: a policy made by the builder, and the same one written as text, parsed, copied, serialised and parsed again, in
-/// TOML and as another format's tables, decide alike on every request, by the same rule and on the same terms, in each
-/// phase; or none of them can be built, for the same reason.
+/// M-08: a policy made by the builder, and the same one written as text, parsed, copied, serialised and parsed again,
+/// in TOML and as another format's tables, decide alike on every request, by the same rule and on the same terms, in
+/// each phase; or none of them can be built, for the same reason.
 #[test]
 fn m_08_policies_written_copied_and_parsed_decide_alike() {
     let (_keep, root) = directory();
@@ -496,8 +496,8 @@ fn m_11_values_are_plain_components() {
     assert!(error.contains("{usr}") && error.contains("{odd}, {user}"), "{error}");
 }
 
-/// M-11: a policy's template is replaced once, when the worker starts. Whatever the worker then does to its own name and
-/// uid, it is granted what was meant for it at its start, and nothing of another's.
+/// M-11: a policy's template is replaced once, when the worker starts. Whatever the worker then does to its own name
+/// and uid, it is granted what was meant for it at its start, and nothing of another's.
 #[test]
 fn m_11_templates_are_replaced_once() {
     const NAME: &str = "m_11_templates_are_replaced_once";

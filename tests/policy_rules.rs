@@ -529,7 +529,8 @@ fn m_12_patterns_are_anchored_at_both_ends() {
     assert!(client.stat(&logs).is_ok());
 }
 
-/// M-13: in patterns and denials, too, names are bytes: `?` is one byte, and what is no UTF-8 is matched by itself alone.
+/// M-13: in patterns and denials, too, names are bytes: `?` is one byte, and what is no UTF-8 is matched by itself
+/// alone.
 #[test]
 fn m_13_patterns_and_denials_are_of_bytes() {
     let (_keep, root) = directory();

@@ -121,7 +121,8 @@ fn inherited() -> Channel {
 fn say_who(end: &Channel) {
     let ids = [std::process::id(), Uid::effective().as_raw(), Gid::effective().as_raw()];
     end.send(&ids.map(u32::to_le_bytes).concat(), &[null().as_fd()]).unwrap();
-    // Two processes that receive from one end of a stream take each other's frames to pieces: whatever comes lets it go.
+    // Two processes that receive from one end of a stream take each other's frames to pieces: whatever comes lets it
+    // go.
     let _ = end.recv(&mut Packet::new());
 }
 

@@ -30,8 +30,8 @@ fn os(errno: i32) -> io::Error {
     io::Error::from_raw_os_error(errno)
 }
 
-/// P-01: a service is told the worker's name, its phase, exactly the rights that are asked for, and its bytes, from none
-/// to as many as a message holds; what it says comes back.
+/// P-01: a service is told the worker's name, its phase, exactly the rights that are asked for, and its bytes, from
+/// none to as many as a message holds; what it says comes back.
 #[test]
 fn p_01_bytes_and_rights() {
     let seen = Arc::new(Mutex::new(Vec::new()));

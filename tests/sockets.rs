@@ -420,8 +420,8 @@ fn s_02_the_longest_prefix_decides_and_what_is_denied_is() {
     refused(client.connect_udp(at(245, 9201)), Reason::Denied, libc::EACCES);
 }
 
-/// S-01, S-02: with everything allowed but the loopback network, no spelling leads there: not IPv4 in IPv6 form, nor the
-/// unspecified address, which Linux would take for it.
+/// S-01, S-02: with everything allowed but the loopback network, no spelling leads there: not IPv4 in IPv6 form, nor
+/// the unspecified address, which Linux would take for it.
 #[test]
 fn s_01_s_02_no_spelling_dodges_a_denial() {
     let target = TcpListener::bind(address(8092)).unwrap();

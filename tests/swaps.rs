@@ -1,6 +1,6 @@
-//! Changes by name under attack: before each system call of the broker's, one after the other, somebody who may write to
-//! the directory, but not to what is inside, exchanges two names in it. Nothing is waited for: the broker's thread is
-//! held at the call meanwhile.
+//! Changes by name under attack: before each system call of the broker's, one after the other, somebody who may write
+//! to the directory, but not to what is inside, exchanges two names in it. Nothing is waited for: the broker's thread
+//! is held at the call meanwhile.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
 
 mod common;
@@ -238,8 +238,8 @@ fn d_03_r1_12_no_exchange_has_a_file_of_several_names_renamed() {
     });
 }
 
-/// D-03: where there are no hard links, objects are renamed by name, but only out of directories to which nobody else can
-/// write. Out of others nothing is renamed, and nothing replaced.
+/// D-03: where there are no hard links, objects are renamed by name, but only out of directories to which nobody else
+/// can write. Out of others nothing is renamed, and nothing replaced.
 #[test]
 fn d_03_without_hard_links_rename_is_for_directories_of_ones_own() {
     alone("d_03_without_hard_links_rename_is_for_directories_of_ones_own", || {

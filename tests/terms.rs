@@ -243,8 +243,8 @@ fn r1_12_protect_hard_links() {
     });
 }
 
-/// R1-11: a rule that looks its directory up anew serves the one that has the name by now; any other rule serves the one
-/// that it meant when the policy was built.
+/// R1-11: a rule that looks its directory up anew serves the one that has the name by now; any other rule serves the
+/// one that it meant when the policy was built.
 #[test]
 fn r1_11_reopened_roots_follow_their_name() {
     with_each_resolver("r1_11_reopened_roots_follow_their_name", || {
@@ -545,8 +545,8 @@ fn r1_05_no_rule_is_about_a_process() {
     }
 }
 
-/// R1-05: of a proc file system that is mounted beneath a root nothing is told, and nothing changed: not where its links
-/// point, which is what the broker has open, nor what is in it.
+/// R1-05: of a proc file system that is mounted beneath a root nothing is told, and nothing changed: not where its
+/// links point, which is what the broker has open, nor what is in it.
 #[test]
 fn r1_05_nothing_is_told_of_a_proc_file_system_inside() {
     with_each_resolver("r1_05_nothing_is_told_of_a_proc_file_system_inside", || {

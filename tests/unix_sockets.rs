@@ -133,8 +133,8 @@ fn o_19_types_as_configured() {
     assert!(matches!(built, Err(PolicyError::Unfit { .. })), "a rule that names no type: {built:?}");
 }
 
-/// O-19: what is no socket is refused as such; a link is refused, in the end and on the way; nothing, and nobody, as the
-/// kernel says. Nothing of it is left in the broker.
+/// O-19: what is no socket is refused as such; a link is refused, in the end and on the way; nothing, and nobody, as
+/// the kernel says. Nothing of it is left in the broker.
 #[test]
 fn o_19_what_is_not_a_socket() {
     common::alone("o_19_what_is_not_a_socket", || {
@@ -573,8 +573,8 @@ fn s_06_without_descriptors_nothing_stays_behind() {
     });
 }
 
-/// S-06: the paths that are remembered for one worker are 256 that are there at a time; further sockets are refused, and
-/// nothing is made of them. Those that somebody has removed or replaced make room. In the end all are removed.
+/// S-06: the paths that are remembered for one worker are 256 that are there at a time; further sockets are refused,
+/// and nothing is made of them. Those that somebody has removed or replaced make room. In the end all are removed.
 #[test]
 fn s_06_a_bounded_number_of_paths() {
     let (_keep, root) = directory();

@@ -1,7 +1,7 @@
-//! Bytes are a policy of a few rules and what a worker says to its broker: requests, batches, frames that are malformed;
-//! and when the broker's side begins a new phase. What the naive model of tests/model denies is refused for its reason;
-//! what it grants is done, or fails in the kernel; what is opened is what was named. After each step the descriptors of
-//! this process are counted.
+//! Bytes are a policy of a few rules and what a worker says to its broker: requests, batches, frames that are
+//! malformed; and when the broker's side begins a new phase. What the naive model of tests/model denies is refused for
+//! its reason; what it grants is done, or fails in the kernel; what is opened is what was named. After each step the
+//! descriptors of this process are counted.
 #![no_main]
 
 #[path = "../../tests/model/mod.rs"]
@@ -262,7 +262,8 @@ impl Worker {
         matches!(self.model.decide(&self.life, ask), Err(No { why: Why::PhaseOver, .. }))
     }
 
-    /// Whether it is answered at once, and by this machine: names are looked up and other hosts are called only in vain.
+    /// Whether it is answered at once, and by this machine: names are looked up and other hosts are called only in
+    /// vain.
     fn is_tame(&self, ask: &Ask<'_>) -> bool {
         use fdbroker::wire::Address::Ip;
         let calls = match ask {

@@ -16,7 +16,8 @@ use model::less::Less;
 use model::real::{phase_name, verdict};
 use model::{Life, Model};
 
-/// One directory for all inputs, in the directory of builds: rules open what they are about, and nothing here changes it.
+/// One directory for all inputs, in the directory of builds: rules open what they are about, and nothing here changes
+/// it.
 fn world() -> &'static World {
     static WORLD: OnceLock<World> = OnceLock::new();
     WORLD.get_or_init(|| {

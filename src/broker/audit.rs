@@ -71,8 +71,8 @@ pub enum Event<'a> {
     /// The service begins. Names are resolved in this way, if the policy has rules about names.
     Start(Option<Resolver>),
     /// A request, and its answer. Each request of a batch is one. What the broker's side does of its own accord
-    /// ([`Service::narrow`](crate::Service::narrow), [`Service::enter_phase`](crate::Service::enter_phase), and the same
-    /// of a [`Call`](crate::Call)) is no request and has no record: who does it can write one.
+    /// ([`Service::narrow`](crate::Service::narrow), [`Service::enter_phase`](crate::Service::enter_phase), and the
+    /// same of a [`Call`](crate::Call)) is no request and has no record: who does it can write one.
     #[non_exhaustive]
     Request {
         /// What was asked.

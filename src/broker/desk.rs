@@ -398,7 +398,8 @@ impl Judged<'_> {
     }
 }
 
-/// What came of one request. A rule is remembered by its number: the request, which it is found by, does not live as long.
+/// What came of one request. A rule is remembered by its number: the request, which it is found by, does not live as
+/// long.
 struct Served {
     rule: Option<u32>,
     why: Option<Why>,

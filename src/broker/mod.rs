@@ -51,10 +51,10 @@ impl Broker {
     }
 
     /// Calls `audit` with one record for every request that is served, one for the start and one for the end of every
-    /// worker's service. It is called on the worker's thread, after the reply has been sent, or could not be: so a record
-    /// says what the worker was answered, and may come a little later than the answer; of a worker that is gone, or is
-    /// no longer served, what it would have been. It comes before the worker's next request is looked at. A panic in
-    /// it ends that worker's service. `println!` and `eprintln!` panic when they cannot write.
+    /// worker's service. It is called on the worker's thread, after the reply has been sent, or could not be: so a
+    /// record says what the worker was answered, and may come a little later than the answer; of a worker that is gone,
+    /// or is no longer served, what it would have been. It comes before the worker's next request is looked at. A panic
+    /// in it ends that worker's service. `println!` and `eprintln!` panic when they cannot write.
     #[must_use]
     pub fn audit(self, audit: impl Fn(&Record<'_>) + Send + Sync + 'static) -> Self {
         self.audit_to(audit)
@@ -73,7 +73,8 @@ impl Broker {
     /// takes the place of an earlier one of the same name.
     ///
     /// It runs on the thread of the worker that calls, which waits meanwhile; other workers do not. A panic in it ends
-    /// that worker's service without a reply, and is recorded as a call that failed (EIO). An error is told to the worker by its errno, EIO if it has none, and what the service has
+    /// that worker's service without a reply, and is recorded as a call that failed (EIO). An error is told to the
+    /// worker by its errno, EIO if it has none, and what the service has
     /// [given](Gift) until then is not sent. A name of more than 255 bytes can be registered, but never called: none
     /// finds room in a request.
     ///
@@ -186,9 +187,9 @@ impl Service {
     }
 
     /// Begins a later [phase](crate::policy::PolicyBuilder::phase). What only earlier ones grant is granted no more,
-    /// from the next request that is decided on; to ask for it is a fault ([`Fault::PhaseOver`]). A worker that may have
-    /// such a request under way should be told to stop first, or ask for the new phase itself, through a service that
-    /// calls [`Call::enter_phase`].
+    /// from the next request that is decided on; to ask for it is a fault ([`Fault::PhaseOver`]). A worker that may
+    /// have such a request under way should be told to stop first, or ask for the new phase itself, through a service
+    /// that calls [`Call::enter_phase`].
     ///
     /// # Errors
     /// There is no later phase of this name; nothing changes.
@@ -196,9 +197,9 @@ impl Service {
         self.standing.enter(phase)
     }
 
-    /// Leaves the worker less from now on. A request that is decided after this has returned is decided by what is left;
-    /// one that is under way meanwhile, by what was there before or by what is left. Descriptors that the worker has got
-    /// stay its own.
+    /// Leaves the worker less from now on. A request that is decided after this has returned is decided by what is
+    /// left; one that is under way meanwhile, by what was there before or by what is left. Descriptors that the worker
+    /// has got stay its own.
     ///
     /// # Errors
     /// It asks for more than the worker holds; nothing changes.

@@ -24,15 +24,15 @@ use crate::policy::inspect::Given;
 ///   too-wide          trees as /, /etc, /home, /root, /var, /usr; every address; hosts whose answers are not limited
 ///   writes-programs   rights to change what others execute or are configured by
 ///   directory-escape  descriptors of directories, which are a way out of them
-///   writable          directories of rules, those above them, and the policy itself, that the worker's user or everybody
-///                     can write to (permission bits; access control lists are not looked at)
+///   writable          directories of rules, those above them, and the policy itself, that the worker's user or
+///   everybody can write to (permission bits; access control lists are not looked at)
 ///   absent            objects that are not there, and that the rule does not let anybody make
 ///   wrong-kind        objects of a kind that the rule does not open
 ///   never-matches     denials of what nothing allows
 ///   no-match-now      patterns that match nothing that is there
 ///
-/// Run it as the user who will load the policy, on the machine where that will be: directories are opened, and files are
-/// looked at.
+/// Run it as the user who will load the policy, on the machine where that will be: directories are opened, and files
+/// are looked at.
 ///
 /// Exit status: 0 if the policy loads, 1 if there are warnings and --deny-warnings is given, 2 if it does not load.
 #[derive(Debug, clap::Args)]

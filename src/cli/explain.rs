@@ -1,6 +1,7 @@
 //! `[broker]` `fdbroker explain`: which rule decides about a request, why, and what to write to allow it.
 //!
-//! Nothing here decides: every word is an answer of [`Policy::decide`], of the policy or of one with a rule more or less.
+//! Nothing here decides: every word is an answer of [`Policy::decide`], of the policy or of one with a rule more or
+//! less.
 
 mod advice;
 

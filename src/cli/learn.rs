@@ -21,8 +21,8 @@ use crate::policy::{Learned, Policy};
 /// grants what was granted in this run, object by object, and nothing else. It is a draft: read it, and put patterns or
 /// trees in the place of names that differ from run to run.
 ///
-/// With a POLICY, what it denies is refused, and what it grants is granted on its terms; the file that is written stands
-/// alone all the same. A POLICY with phases is of no use here: the program stays in the first one.
+/// With a POLICY, what it denies is refused, and what it grants is granted on its terms; the file that is written
+/// stands alone all the same. A POLICY with phases is of no use here: the program stays in the first one.
 ///
 /// Exit status: as of run.
 #[derive(Debug, clap::Args)]

@@ -318,9 +318,9 @@ impl Client {
     /// `/proc/self/fd/` and leads nowhere here.
     ///
     /// # Errors
-    /// As for [`listen`](Self::listen). EADDRINUSE when anything is at `path`, also what an earlier run has left behind;
-    /// ENAMETOOLONG when its last component does not fit into an address behind `/proc/self/fd/N/` (107 bytes in all);
-    /// the reason Limit when 256 paths of this worker's sockets are there.
+    /// As for [`listen`](Self::listen). EADDRINUSE when anything is at `path`, also what an earlier run has left
+    /// behind; ENAMETOOLONG when its last component does not fit into an address behind `/proc/self/fd/N/` (107 bytes
+    /// in all); the reason Limit when 256 paths of this worker's sockets are there.
     pub fn unix_listen(&self, path: impl AsRef<Path>) -> Result<UnixListener, ClientError> {
         let ask = Ask::Listen(SocketType::Stream, Address::Path(bytes(path.as_ref(), "listen")?));
         self.descriptor(ask).map(UnixListener::from)

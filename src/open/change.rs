@@ -67,10 +67,10 @@ pub(super) fn rmdir(at: At<'_>) -> Result<(), Refusal> {
     in_directory(at, |parent, name| unlinkat(parent, name, UnlinkatFlags::RemoveDir))
 }
 
-/// Only what is of the kinds of both rules is renamed, so never a directory: with a directory, what a rule denies inside
-/// would get a name that none denies. rename(2) takes names, and whoever may write to the directory can put another
-/// object under one after the look. So the object that was judged is given its new name by its descriptor (linkat(2)),
-/// and then loses the old one; for a moment it has both.
+/// Only what is of the kinds of both rules is renamed, so never a directory: with a directory, what a rule denies
+/// inside would get a name that none denies. rename(2) takes names, and whoever may write to the directory can put
+/// another object under one after the look. So the object that was judged is given its new name by its descriptor
+/// (linkat(2)), and then loses the old one; for a moment it has both.
 pub(super) fn rename(from: At<'_>, to: At<'_>, terms: [&Terms; 2]) -> Result<(), Refusal> {
     let (mut old_buffer, mut new_buffer) = ([0; PATH_MAX], [0; PATH_MAX]);
     let (old_root, new_root) = (from.root.open().map_err(failed)?, to.root.open().map_err(failed)?);
@@ -152,8 +152,8 @@ fn move_object(object: &OwnedFd, stat: &FileStat, old: Name<'_>, new: Name<'_>, 
     }
 }
 
-/// Whether the broker may take the old name away: asked before the object has the new one. Where the directory is sticky
-/// and neither it nor the object is the broker's, only the kernel knows.
+/// Whether the broker may take the old name away: asked before the object has the new one. Where the directory is
+/// sticky and neither it nor the object is the broker's, only the kernel knows.
 fn can_lose(old: Name<'_>, object: &FileStat) -> Result<bool, Errno> {
     faccessat(old.parent, c".", AccessFlags::W_OK | AccessFlags::X_OK, AtFlags::AT_EACCESS)?;
     let (parent, own) = (fstat(old.parent)?, geteuid().as_raw());

@@ -1,10 +1,10 @@
 //! `[broker]` Permit to descriptor: the only place that opens, makes, removes, binds or connects anything for a worker.
 //!
 //! A name is resolved beneath the rule's directory by `openat2(2)`, or where that is not to be had by a walk with the
-//! same answers ([`Resolver`](crate::Resolver)): no magic link is followed, no symbolic link unless the rule says so, and nothing leads
-//! out. What was opened is then asked what it is; what is not of the kinds that the rule names is closed again.
-//! O_NONBLOCK is set on opening, so that a FIFO in the place of a file cannot hold the broker up; on a regular file it
-//! stays set and does nothing. O_NOCTTY is always set, so a terminal there never becomes the broker's.
+//! same answers ([`Resolver`](crate::Resolver)): no magic link is followed, no symbolic link unless the rule says so,
+//! and nothing leads out. What was opened is then asked what it is; what is not of the kinds that the rule names is
+//! closed again. O_NONBLOCK is set on opening, so that a FIFO in the place of a file cannot hold the broker up; on a
+//! regular file it stays set and does nothing. O_NOCTTY is always set, so a terminal there never becomes the broker's.
 
 mod change;
 mod file;
@@ -73,8 +73,8 @@ impl Opener {
     /// # Errors
     /// A refusal: [`Reason::Failed`] with the errno of the system call that failed, [`Reason::Kind`] with EACCES when
     /// what is there is not of the kinds that the rule names, [`Reason::Limit`] when too many paths of
-    /// the worker's sockets are there or `data` is too small. Whatever was opened is closed again. A file or directory that was created stays
-    /// if the last step after its creation, setting its mode, fails.
+    /// the worker's sockets are there or `data` is too small. Whatever was opened is closed again. A file or directory
+    /// that was created stays if the last step after its creation, setting its mode, fails.
     pub fn open(&mut self, permit: Permit<'_>, data: &mut [u8]) -> Result<Opened, Refusal> {
         let fd = match permit.into_grant() {
             Grant::Open { at, access, terms } => file::open(at, access, terms)?,

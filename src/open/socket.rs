@@ -1,7 +1,7 @@
 //! `[broker]` Sockets: made, set, bound and connected as a permit says. Nothing here asks whether that is allowed.
 //!
-//! Every descriptor is close-on-exec from its first instant, and closed again when a later step fails. Waits are bounded
-//! by a deadline. Nothing allocates.
+//! Every descriptor is close-on-exec from its first instant, and closed again when a later step fails. Waits are
+//! bounded by a deadline. Nothing allocates.
 
 mod unix;
 

@@ -44,8 +44,8 @@ impl Limits {
         self
     }
 
-    /// Requests a second that are served; a second's worth may come at once. Each request of a batch counts, and so do a
-    /// greeting ([`Client::from_stdin`](crate::Client::from_stdin) sends one) and what the broker does not know. No
+    /// Requests a second that are served; a second's worth may come at once. Each request of a batch counts, and so do
+    /// a greeting ([`Client::from_stdin`](crate::Client::from_stdin) sends one) and what the broker does not know. No
     /// limit unless said otherwise.
     #[must_use]
     pub fn requests_per_second(mut self, requests: NonZeroU32) -> Self {
@@ -57,8 +57,9 @@ impl Limits {
     /// ones are refused until the worker has read all its replies, also those that it has received by then.
     ///
     /// While a batch is served, as many of each worker are in the broker's own descriptor table: RLIMIT_NOFILE has to
-    /// exceed this limit times the number of workers, besides what the daemon has open itself. The kernel counts them for the broker's whole user, together with those of
-    /// other workers (`ETOOMANYREFS` over RLIMIT_NOFILE, unless the broker is privileged).
+    /// exceed this limit times the number of workers, besides what the daemon has open itself. The kernel counts them
+    /// for the broker's whole user, together with those of other workers (`ETOOMANYREFS` over RLIMIT_NOFILE, unless the
+    /// broker is privileged).
     #[must_use]
     pub fn descriptors_outstanding(mut self, descriptors: NonZeroU32) -> Self {
         self.descriptors_outstanding = descriptors.get() as usize;

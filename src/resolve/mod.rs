@@ -20,17 +20,17 @@ use crate::wire::path::PATH_MAX;
 
 /// How names are resolved beneath the directories of a policy.
 ///
-/// Both ways give the same answers and hold against the same races. `openat2` is one system call; the walk, about a dozen
-/// for three components, and takes five times as long. They differ in these:
+/// Both ways give the same answers and hold against the same races. `openat2` is one system call; the walk, about a
+/// dozen for three components, and takes five times as long. They differ in these:
 ///
 /// * While somebody renames directories on the way, the walk may answer EAGAIN or EXDEV for a name that was inside at
 ///   every moment. What was created is checked by the walk alone.
-/// * Where a directory may not be searched by the broker, the walk says EACCES when it is opened as a parent; `openat2`,
-///   when something is done in it.
-/// * By a rule that follows links, the walk follows none on a proc file system, not even plain ones; and none in a sticky
-///   directory that everybody may write, unless this user or the directory's owner made it (EACCES). `openat2` does
-///   the latter when `fs.protected_symlinks` is set, and also says EACCES of such a link in a tree without links, where
-///   the walk says ELOOP.
+/// * Where a directory may not be searched by the broker, the walk says EACCES when it is opened as a parent;
+///   `openat2`, when something is done in it.
+/// * By a rule that follows links, the walk follows none on a proc file system, not even plain ones; and none in a
+///   sticky directory that everybody may write, unless this user or the directory's owner made it (EACCES). `openat2`
+///   does the latter when `fs.protected_symlinks` is set, and also says EACCES of such a link in a tree without links,
+///   where the walk says ELOOP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Resolver {
@@ -104,8 +104,8 @@ impl Resolver {
 
     /// Opens `name`, which has plain components only, or is `.` for the root itself.
     ///
-    /// `flags` are those of open(2), with O_EXCL wherever O_CREAT is; O_CLOEXEC is added. O_PATH with O_NOFOLLOW opens a
-    /// link that is the last component; other links are refused unless the rule follows them. `mode` is for what is
+    /// `flags` are those of open(2), with O_EXCL wherever O_CREAT is; O_CLOEXEC is added. O_PATH with O_NOFOLLOW opens
+    /// a link that is the last component; other links are refused unless the rule follows them. `mode` is for what is
     /// created, less the umask. May wait as open(2) does.
     ///
     /// # Errors

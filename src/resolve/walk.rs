@@ -1,10 +1,10 @@
 //! `[broker]` Resolution without `openat2(2)`: one `openat(2)` for each component, none of which follows a link.
 //!
 //! Three things are left to us that the kernel would have done. Links, where a rule follows them, are read and taken
-//! apart here. Mount points, where a rule keeps to one, are found by the mount's id. And a directory that is renamed out
-//! of the root between two steps takes the walk with it (K14), so nothing is handed out before the way back has been
-//! gone: from the directory that holds the object, by `..`, to the root; and the name there still has to be the object's
-//! (K43). No walk takes memory, but for the text of links, or holds more than four descriptors.
+//! apart here. Mount points, where a rule keeps to one, are found by the mount's id. And a directory that is renamed
+//! out of the root between two steps takes the walk with it (K14), so nothing is handed out before the way back has
+//! been gone: from the directory that holds the object, by `..`, to the root; and the name there still has to be the
+//! object's (K43). No walk takes memory, but for the text of links, or holds more than four descriptors.
 
 use std::ffi::CStr;
 use std::io;
@@ -177,9 +177,9 @@ impl<'r> Walk<'r> {
         Ok(Last::Opened(fd))
     }
 
-    /// Whether what was opened as `name` is beneath the root: the directory is, and has the object under that name. Both
-    /// are asked twice, one after the other: a directory that is outside while the object is put into it, and inside
-    /// again when it is asked for, would have to come and go between each two of four system calls (K43).
+    /// Whether what was opened as `name` is beneath the root: the directory is, and has the object under that name.
+    /// Both are asked twice, one after the other: a directory that is outside while the object is put into it, and
+    /// inside again when it is asked for, would have to come and go between each two of four system calls (K43).
     /// In the root itself there is nothing to ask: a descriptor holds it.
     fn holds(&self, name: &CStr, stat: &FileStat, is_new: bool) -> Result<(), Errno> {
         if self.depth == 0 {

@@ -25,8 +25,8 @@ pub(crate) fn status(fd: BorrowedFd<'_>) -> io::Result<Status> {
     })
 }
 
-/// What tells a file from every other that there is, and, where the file system keeps the time of birth, from those that
-/// had its number before or will have it.
+/// What tells a file from every other that there is, and, where the file system keeps the time of birth, from those
+/// that had its number before or will have it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Identity {
     /// Of the file system: major, minor.

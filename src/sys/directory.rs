@@ -21,8 +21,8 @@ pub(crate) fn readlink(link: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<us
     usize::try_from(len).map_err(|_| io::Error::last_os_error())
 }
 
-/// renameat2(2) with RENAME_NOREPLACE: EEXIST when anything has the new name, EINVAL where the file system does not know
-/// the flag. nix has it for one C library only.
+/// renameat2(2) with RENAME_NOREPLACE: EEXIST when anything has the new name, EINVAL where the file system does not
+/// know the flag. nix has it for one C library only.
 pub(crate) fn rename_new(
     old_parent: BorrowedFd<'_>,
     old: &CStr,
@@ -52,7 +52,8 @@ pub(crate) struct Entry<'a> {
     pub(crate) name: &'a [u8],
 }
 
-/// The entries in a buffer that [`read`] filled: struct linux_dirent64, of which each says how long it is (getdents(2)).
+/// The entries in a buffer that [`read`] filled: struct linux_dirent64, of which each says how long it is
+/// (getdents(2)).
 pub(crate) fn entries(mut filled: &[u8]) -> impl Iterator<Item = Entry<'_>> {
     std::iter::from_fn(move || {
         let (inode, rest) = filled.split_first_chunk()?;

@@ -1,5 +1,5 @@
-//! `[broker]` The system's resolver of host names. Not by std, whose error does not tell a name that does not exist from
-//! a name server that does not answer.
+//! `[broker]` The system's resolver of host names. Not by std, whose error does not tell a name that does not exist
+//! from a name server that does not answer.
 
 use std::ffi::CStr;
 use std::io;
@@ -47,8 +47,8 @@ impl List {
         let mut hints: addrinfo = unsafe { std::mem::zeroed() };
         hints.ai_socktype = libc::SOCK_STREAM;
         let mut list = ptr::null_mut();
-        // SAFETY: `host` is a C string, a null pointer says that no service is wanted, `hints` is read only, and `list`,
-        // which the C library writes on success, is exclusively borrowed.
+        // SAFETY: `host` is a C string, a null pointer says that no service is wanted, `hints` is read only, and
+        // `list`, which the C library writes on success, is exclusively borrowed.
         let code = unsafe { libc::getaddrinfo(host.as_ptr(), ptr::null(), &raw const hints, &raw mut list) };
         match code {
             0 => Ok(Self(list)),

@@ -1,6 +1,6 @@
 //! A naive model of the policy: a list of rules that are tried one by one. It is written from what the documentation of
-//! `fdbroker::policy` says, not from the code: quadratic, allocating, and meant to be read. Used by tests/policy_model.rs
-//! and, by its path, by the fuzz targets `decide` and `broker`.
+//! `fdbroker::policy` says, not from the code: quadratic, allocating, and meant to be read. Used by
+//! tests/policy_model.rs and, by its path, by the fuzz targets `decide` and `broker`.
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each user takes a part of it")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -338,7 +338,8 @@ impl Model {
 
     /// "A rule for exactly the path before a pattern, a pattern before a tree; of patterns the one with the most bytes
     /// that stand for themselves, of trees the nearest." Of patterns with equally many the documentation says only that
-    /// the order of rules means nothing: here as there the one whose directory is nearer, then the one that sorts first.
+    /// the order of rules means nothing: here as there the one whose directory is nearer, then the one that sorts
+    /// first.
     pub fn most_specific(&self, phase: usize, denies: bool, path: &[u8], itself: bool) -> Option<u32> {
         use std::cmp::Reverse;
         let about = self.active(phase, denies).filter_map(|(number, rule)| match &rule.about {

@@ -467,8 +467,8 @@ impl Question {
     }
 }
 
-/// A decision in full: the rule by its number and words, the refusal or the terms, and why. What differs between policies
-/// that are the same is left out: numbers of descriptors, and where rules were written.
+/// A decision in full: the rule by its number and words, the refusal or the terms, and why. What differs between
+/// policies that are the same is left out: numbers of descriptors, and where rules were written.
 pub fn answer(standing: &Standing, ask: &Ask<'_>) -> String {
     let rule = |rule: Option<&fdbroker::policy::Info>| rule.map(|rule| format!("{} {}", rule.number(), rule.text()));
     match standing.decide(ask) {

@@ -67,17 +67,17 @@ use crate::wire::Refusal;
 /// quotes, which have a backslash before them; a tab, CR and LF are `\t`, `\r`, `\n`; any other byte is `\x` and two
 /// hexadecimal digits. So the exact bytes can be had back, in Python for one by
 /// `record["object"].encode().decode("unicode_escape").encode("latin-1")`. Of an object that is longer than any path,
-/// the first 4,096 bytes are shown, and `object_bytes` says so; of the text of a `narrow`, 16 KiB. A line has at most 44 KiB besides what the daemon itself
-/// named (worker, rule).
+/// the first 4,096 bytes are shown, and `object_bytes` says so; of the text of a `narrow`, 16 KiB. A line has at most
+/// 44 KiB besides what the daemon itself named (worker, rule).
 ///
 /// # Writing
 ///
 /// A line is made in one buffer, which is kept, and given to the writer by one `write` (more, if the writer takes only
-/// a part) and a `flush`. Lines of several workers do not mix. Two processes may append to one file (O_APPEND), or a pipe
-/// that has room.
+/// a part) and a `flush`. Lines of several workers do not mix. Two processes may append to one file (O_APPEND), or a
+/// pipe that has room.
 ///
-/// **All workers wait for a writer that is slow,** one after the other: give it a file, or what puts lines in a queue of
-/// its own. A writer that fails is no trouble of any worker: the record is lost and [counted](Self::lost), and no
+/// **All workers wait for a writer that is slow,** one after the other: give it a file, or what puts lines in a queue
+/// of its own. A writer that fails is no trouble of any worker: the record is lost and [counted](Self::lost), and no
 /// SIGPIPE is raised. What was written of it remains as a line that is no JSON object, and the next record begins a new
 /// line. A writer that panics ends the service of the worker that the record is about.
 ///

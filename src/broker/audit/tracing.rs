@@ -20,9 +20,9 @@ const TARGET: &str = "fdbroker::audit";
 /// | INFO | requests that the policy allows and that failed; starts; ends, without a fault |
 /// | WARN | requests that were refused for another reason; unknown verbs; suppressed records; ends with a fault |
 ///
-/// Fields have the names and values of [`JsonLines`](super::JsonLines), but for the time, which is the subscriber's, and
-/// for what would be null, which is missing; `event` is the message. What came from the worker is escaped as there, and
-/// so is its name, so that a subscriber which writes text cannot be made to write control bytes.
+/// Fields have the names and values of [`JsonLines`](super::JsonLines), but for the time, which is the subscriber's,
+/// and for what would be null, which is missing; `event` is the message. What came from the worker is escaped as there,
+/// and so is its name, so that a subscriber which writes text cannot be made to write control bytes.
 ///
 /// What it costs, and whether it waits, is the subscriber's affair: it runs on the thread of the worker that the record
 /// is about. At most 1,000 records of requests a second are taken of each worker, unless said

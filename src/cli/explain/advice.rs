@@ -1,5 +1,5 @@
-//! `[broker]` What to write so that a policy allows a request. Each piece of advice was tried: the policy was built with
-//! it, and asked again.
+//! `[broker]` What to write so that a policy allows a request. Each piece of advice was tried: the policy was built
+//! with it, and asked again.
 
 use std::ffi::OsStr;
 use std::fmt;

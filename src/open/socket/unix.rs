@@ -1,4 +1,5 @@
-//! `[broker]` UNIX sockets. A path is used through the descriptor that was judged, so no name is resolved a second time.
+//! `[broker]` UNIX sockets. A path is used through the descriptor that was judged, so no name is resolved a second
+//! time.
 
 use std::ffi::{CStr, OsStr};
 use std::io::Write;
@@ -132,8 +133,8 @@ impl Inode {
 }
 
 /// The path that bind(2) has made for the socket, open as O_PATH. The kernel tells it to who has CAP_NET_ADMIN. Others
-/// look under its name, and take what is there for it if it can be: where others can write to the directory, that may be
-/// another socket of the broker's.
+/// look under its name, and take what is there for it if it can be: where others can write to the directory, that may
+/// be another socket of the broker's.
 fn path_of(socket: &OwnedFd, parent: BorrowedFd<'_>, name: &CStr, mode: u32) -> Result<OwnedFd, Errno> {
     if let Ok(path) = sys::bound_path(socket.as_fd()) {
         return Ok(path);
