@@ -362,7 +362,7 @@ rights = ["list", "directory-escape"]
 glob = "AT/closed/*.nothing"
 rights = ["read"]
 [[allow]]
-file = "AT/open"
+file = "AT/closed"
 rights = ["read"]
 [[deny]]
 file = "/usr/nothing"
@@ -482,7 +482,7 @@ fn explain_says_which_rule_decides() {
         (format!("read {at}/b/c"), 0, "True [1] [] None"),
         (format!("read+write {at}/a"), 1, "False [2] [1] 13"),
         (format!("read {at}/secret"), 1, "False [4] [1] 13"),
-        (format!("rename {at}/a {at}/secret"), 1, "False [2] [1, 4] 13"),
+        (format!("rename {at}/a {at}/secret"), 1, "False [4] [1, 2] 13"),
         ("connect 10.1.2.3:53".to_owned(), 0, "True [3] [] None"),
         ("connect udp 10.1.2.3:53".to_owned(), 1, "False [] [] 13"),
         ("connect [::ffff:10.1.2.3]:53".to_owned(), 1, "False [] [] 13"),
