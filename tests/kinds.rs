@@ -221,7 +221,13 @@ fn o_18_a_fifo_holds_nobody_up() {
     let (_keep, root) = directory();
     let path = root.join("fifo");
     nix::unistd::mkfifo(&path, Mode::from_bits_truncate(0o600)).unwrap();
-    let rule = Rule::beneath(&root).read().write().append().truncate().create(0o600).kinds([FileKind::Regular, FileKind::Fifo]);
+    let rule = Rule::beneath(&root)
+        .read()
+        .write()
+        .append()
+        .truncate()
+        .create(0o600)
+        .kinds([FileKind::Regular, FileKind::Fifo]);
     let (_service, client) = client(policy(rule));
     assert_eq!(refusal(client.write(&path)), (Reason::Failed, libc::ENXIO));
     assert_eq!(refusal(client.append(&path)), (Reason::Failed, libc::ENXIO));
