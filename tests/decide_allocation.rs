@@ -1,47 +1,18 @@
 //! Proves that deciding takes no memory from the heap, whatever is asked and however many rules there are: an allocator
 //! counts, thread by thread.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
-#![allow(unsafe_code, reason = "an allocator is an unsafe trait")]
 
 mod common;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 
 use common::directory;
+use common::heap::{ASKED, Counting};
 use fdbroker::policy::Standing;
 use fdbroker::wire::{Access, Address, Ask, Right, Rights, SocketType};
 use fdbroker::{Policy, Rule};
-
-thread_local! {
-    /// What this thread has asked of the heap. Needs no destructor, so it can be used at any time in a thread's life.
-    static ASKED: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call is passed on to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ASKED.set(ASKED.get() + 1);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn realloc(&self, old: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ASKED.set(ASKED.get() + 1);
-        // SAFETY: as above.
-        unsafe { System.realloc(old, layout, size) }
-    }
-
-    unsafe fn dealloc(&self, old: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(old, layout) };
-    }
-}
 
 #[global_allocator]
 static HEAP: Counting = Counting;

@@ -1,11 +1,9 @@
 //! Proves that narrowing only ever takes away: for random policies, narrowings and requests against a model that is too
 //! simple to be wrong, and while requests are under way.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test")]
-#![allow(unsafe_code, reason = "an allocator is an unsafe trait")]
 
 mod common;
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Barrier};
 use std::thread;
 
+use common::heap::{ASKED, Counting};
 use common::served::client;
 use common::{alone, directory, resident_kib};
 use fdbroker::policy::{Narrowing, Network, PolicyBuilder, Ports, Standing};
@@ -22,27 +21,6 @@ use fdbroker::wire::{Access, Address, Ask, Right, Rights, SocketType};
 use fdbroker::{Policy, Rule};
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
-
-thread_local! {
-    /// What this thread has asked of the heap.
-    static ASKED: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call is passed on to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ASKED.set(ASKED.get() + 1);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, old: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(old, layout) };
-    }
-}
 
 #[global_allocator]
 static HEAP: Counting = Counting;

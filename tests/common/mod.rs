@@ -1,6 +1,7 @@
 //! What several tests need. Nothing here is a stand-in: it asks the kernel.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
+pub mod heap;
 pub mod namespace;
 pub mod served;
 #[cfg(target_os = "linux")]
