@@ -104,9 +104,9 @@ impl Resolver {
 
     /// Opens `name`, which has plain components only, or is `.` for the root itself.
     ///
-    /// `flags` are those of open(2), with O_EXCL wherever O_CREAT is; O_CLOEXEC is added. O_PATH with O_NOFOLLOW opens
-    /// a link that is the last component; other links are refused unless the rule follows them. `mode` is for what is
-    /// created, less the umask. May wait as open(2) does.
+    /// `flags` are those of open(2), with O_EXCL wherever O_CREAT is, and without O_TRUNC and O_TMPFILE; O_CLOEXEC is
+    /// added. O_PATH with O_NOFOLLOW opens a link that is the last component; other links are refused unless the rule
+    /// follows them. `mode` is for what is created, less the umask. May wait as open(2) does.
     ///
     /// # Errors
     /// ELOOP for a link (or more than 40 of them), EXDEV for what leads out of the root, or off its mount where the
@@ -123,7 +123,9 @@ impl Resolver {
     ) -> Result<OwnedFd, Errno> {
         let mut buffer = [0; PATH_MAX];
         let name = terminated(name, &mut buffer)?;
-        if flags.contains(OFlag::O_CREAT) && !flags.contains(OFlag::O_EXCL) {
+        // What cannot be taken back waits until the object is known to be inside: the caller truncates.
+        let unfit = flags.contains(OFlag::O_TMPFILE) || flags.contains(OFlag::O_TRUNC);
+        if unfit || (flags.contains(OFlag::O_CREAT) && !flags.contains(OFlag::O_EXCL)) {
             return Err(Errno::EINVAL);
         }
         let flags = flags | OFlag::O_CLOEXEC;
@@ -172,7 +174,7 @@ fn beneath(root: BorrowedFd<'_>, name: &CStr, flags: OFlag, mode: Mode, way: Way
     resolve.set(ResolveFlag::RESOLVE_NO_SYMLINKS, !way.links_within);
     resolve.set(ResolveFlag::RESOLVE_NO_XDEV, way.one_file_system);
     // A mode where nothing is made is EINVAL.
-    let mode = if makes(flags) { mode } else { Mode::empty() };
+    let mode = if flags.contains(OFlag::O_CREAT) { mode } else { Mode::empty() };
     let how = OpenHow::new().flags(flags).mode(mode).resolve(resolve);
     // A rename elsewhere can make the kernel unsure whether the walk stayed beneath the root; it then asks for another
     // try.
@@ -188,11 +190,6 @@ fn beneath(root: BorrowedFd<'_>, name: &CStr, flags: OFlag, mode: Mode, way: Way
 /// Bounds the broker's work for one request during a storm of renames. Without `..` in a path, the kernel was never
 /// seen to ask even once (K13).
 const TRIES: usize = 64;
-
-/// Whether open(2) with these flags makes something.
-fn makes(flags: OFlag) -> bool {
-    flags.contains(OFlag::O_CREAT) || flags.contains(OFlag::O_TMPFILE)
-}
 
 /// The name as the kernel takes it, if it has the form that no resolver has to think about. The policy has seen to that
 /// already; this is the last place where a `..` or a slash at the end could be stopped (K11).

@@ -11,14 +11,14 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 
-use libc::{S_IFLNK, S_IFMT, S_IFREG, S_ISVTX, S_IWOTH};
+use libc::{S_IFLNK, S_IFMT, S_ISVTX, S_IWOTH};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
-use nix::unistd::{UnlinkatFlags, ftruncate, geteuid, unlinkat};
+use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 
-use super::{Parent, TRIES, Way, makes};
+use super::{Parent, TRIES, Way};
 use crate::sys::descriptor::{is_nosymfollow, mount_id};
 use crate::wire::path::PATH_MAX;
 
@@ -144,17 +144,15 @@ impl<'r> Walk<'r> {
         let creates = flags.contains(OFlag::O_CREAT);
         // Beforehand, so that hardly ever anything is made, or a device woken, where nothing may be; what counts is
         // what is asked afterwards.
-        if makes(flags) {
+        if creates {
             self.is_beneath()?;
         }
         match self.keeps_to_mount(self.here.as_fd(), name) {
             Err(Errno::ENOENT) => {}
             done => done?,
         }
-        // Truncating cannot be taken back: it waits until the file is known to be inside.
-        let opening = (flags | OFlag::O_NOFOLLOW).difference(OFlag::O_TRUNC);
         let follows = !flags.contains(OFlag::O_NOFOLLOW) && !creates;
-        let fd = match openat(&self.here, name, opening, mode) {
+        let fd = match openat(&self.here, name, flags | OFlag::O_NOFOLLOW, mode) {
             Ok(fd) => fd,
             Err(errno @ (Errno::ENOTDIR | Errno::ELOOP)) if follows => {
                 return self.link(name, true)?.map(Last::Link).ok_or(errno);
@@ -169,10 +167,7 @@ impl<'r> Walk<'r> {
             self.is_beneath().inspect_err(|_| self.remove(name, &stat))?;
         } else {
             self.keeps_to_mount(fd.as_fd(), c"")?;
-            self.holds(name, &stat, makes(flags))?;
-        }
-        if flags.contains(OFlag::O_TRUNC) && stat.st_mode & S_IFMT == S_IFREG {
-            ftruncate(&fd, 0)?;
+            self.holds(name, &stat)?;
         }
         Ok(Last::Opened(fd))
     }
@@ -181,15 +176,12 @@ impl<'r> Walk<'r> {
     /// Both are asked twice, one after the other: a directory that is outside while the object is put into it, and
     /// inside again when it is asked for, would have to come and go between each two of four system calls (K43).
     /// In the root itself there is nothing to ask: a descriptor holds it.
-    fn holds(&self, name: &CStr, stat: &FileStat, is_new: bool) -> Result<(), Errno> {
+    fn holds(&self, name: &CStr, stat: &FileStat) -> Result<(), Errno> {
         if self.depth == 0 {
             return Ok(());
         }
         for _ in 0..2 {
             self.is_beneath()?;
-            if is_new {
-                continue;
-            }
             match fstatat(&self.here, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
                 Ok(now) if identity(&now) == identity(stat) => {}
                 // Somebody put another file in its place; what the name means now is found by another try.

@@ -83,8 +83,8 @@ impl FileRule {
     }
 
     /// Allows creating directories with these permission bits, at most `0o777`, whatever the broker's umask is. It is
-    /// made inside a directory `.fdbroker-…`, which is beside it for a moment and only the broker's user can search. Where
-    /// the file system cannot move it from there (RENAME_NOREPLACE), the umask takes its bits off the mode.
+    /// made inside a directory `.fdbroker-…`, which is beside it for a moment and only the broker's user can search.
+    /// Where the file system cannot move it from there (RENAME_NOREPLACE), the umask takes its bits off the mode.
     pub fn mkdir(mut self, mode: u32) -> Self {
         self.terms.directory_mode = mode;
         self.grant(Right::Mkdir)
@@ -105,12 +105,12 @@ impl FileRule {
     /// renamed: what a rule denies inside would be denied no longer.
     ///
     /// Exactly the object that was judged gets the new name, whatever others do to the names meanwhile: by a hard link,
-    /// so that for a moment it has both names, and by /proc, which must be mounted. Where something is replaced, there is
-    /// for a moment a directory `.fdbroker-…` beside it that only the broker's user can search; a broker that is killed
-    /// then leaves it behind, and so it does when somebody renames it. Where the kernel refuses the link (file systems
-    /// that have none; files of others under `fs.protected_hardlinks`, for a broker without CAP_FOWNER), it is renamed by
-    /// name if the directory of the old name is the broker's user's or root's and nobody else can write to it, and
-    /// otherwise not at all (EPERM).
+    /// so that for a moment it has both names, and by /proc, which must be mounted. Where something is replaced, there
+    /// is for a moment a directory `.fdbroker-…` beside it that only the broker's user can search; a broker that is
+    /// killed then leaves it behind, and so it does when somebody renames it. Where the kernel refuses the link (file
+    /// systems that have none; files of others under `fs.protected_hardlinks`, for a broker without CAP_FOWNER), it is
+    /// renamed by name if the directory of the old name is the broker's user's or root's and nobody else can write to
+    /// it, and otherwise not at all (EPERM).
     pub fn rename(self) -> Self {
         self.grant(Right::Rename)
     }
@@ -123,8 +123,8 @@ impl FileRule {
 
     /// Allows sockets connected to UNIX sockets of the paths that the rule names, of these types only.
     ///
-    /// **Who is at the other end takes the worker for the broker:** SO_PEERCRED there tells the broker's uid, gid and pid.
-    /// Grant no service that trusts its callers by those (polkit, D-Bus, databases with peer authentication).
+    /// **Who is at the other end takes the worker for the broker:** SO_PEERCRED there tells the broker's uid, gid and
+    /// pid. Grant no service that trusts its callers by those (polkit, D-Bus, databases with peer authentication).
     pub fn connect(mut self, sockets: impl IntoIterator<Item = SocketType>) -> Self {
         self.terms.connect = SocketTypes::of(sockets);
         self.grant(Right::Connect)
@@ -135,8 +135,8 @@ impl FileRule {
     ///
     /// Nothing is replaced: EADDRINUSE when anything is there, and so also for the path that an earlier run has left
     /// behind, as a broker that is killed removes nothing. (Remove it before the worker starts, or grant
-    /// [`unlink`](Self::unlink).) There are at most 256 paths of one worker's sockets at a time. The last component must
-    /// fit into an address (107 bytes) behind `/proc/self/fd/N/`, which is also what the socket's own address
+    /// [`unlink`](Self::unlink).) There are at most 256 paths of one worker's sockets at a time. The last component
+    /// must fit into an address (107 bytes) behind `/proc/self/fd/N/`, which is also what the socket's own address
     /// (getsockname(2), `local_addr`) begins with.
     pub fn listen(mut self, sockets: impl IntoIterator<Item = SocketType>, mode: u32) -> Self {
         self.terms.listen = SocketTypes::of(sockets);
@@ -145,7 +145,8 @@ impl FileRule {
     }
 
     /// Allows UNIX datagram sockets that are bound to the paths that the rule names, with these permission bits. As for
-    /// [`listen`](Self::listen), the path is removed in the end, nothing is replaced, and number and length are bounded.
+    /// [`listen`](Self::listen), the path is removed in the end, nothing is replaced, and number and length are
+    /// bounded.
     pub fn bind(mut self, mode: u32) -> Self {
         self.terms.socket_mode = mode;
         self.grant(Right::Bind)

@@ -8,7 +8,8 @@ use crate::policy::info::Place;
 use crate::wire::{Network, Ports, Right, SocketType};
 
 /// A rule about sockets that are no files. The descriptors are close-on-exec, and blocking unless it says otherwise.
-/// For UNIX sockets with a path, see [`FileRule::connect`](super::FileRule::connect), [`FileRule::listen`](super::FileRule::listen) and [`FileRule::bind`](super::FileRule::bind).
+/// For UNIX sockets with a path, see [`FileRule::connect`](super::FileRule::connect),
+/// [`FileRule::listen`](super::FileRule::listen) and [`FileRule::bind`](super::FileRule::bind).
 #[derive(Debug, Clone)]
 #[must_use = "a rule does nothing until a policy is given it"]
 pub struct SocketRule {
