@@ -89,7 +89,7 @@ pub use policy::{PolicyFile, TextError};
 #[cfg(target_os = "linux")]
 pub use resolve::Resolver;
 #[cfg(target_os = "linux")]
-pub use sandbox::{Enforced, Layer, Sandbox, Step, Worker, lockdown};
+pub use sandbox::{Enforced, Layer, Lockdown, Refusal, Sandbox, Step, UnknownWord, Word, Worker, lockdown};
 #[cfg(target_os = "linux")]
 pub use split::{Split, split};
 

@@ -20,6 +20,8 @@ pub enum Layer {
     Landlock,
     /// The system-call filter.
     Seccomp,
+    /// Other processes of its user cannot trace it, and its memory cannot be dumped.
+    NotDumpable,
 }
 
 impl Layer {
@@ -34,6 +36,7 @@ impl Layer {
             Self::NoNewPrivs => "no_new_privs",
             Self::Landlock => "landlock",
             Self::Seccomp => "seccomp",
+            Self::NotDumpable => "not dumpable",
         }
     }
 }

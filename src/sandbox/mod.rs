@@ -9,7 +9,8 @@ mod stdio;
 
 pub use crate::sys::child::Step;
 pub use enforced::{Enforced, Layer};
-pub use lockdown::lockdown;
+pub use filter::{Refusal, UnknownWord, Word};
+pub use lockdown::{Lockdown, lockdown};
 
 use std::ffi::OsString;
 use std::io;

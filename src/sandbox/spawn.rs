@@ -11,7 +11,8 @@ use std::process::{Child, Command, Stdio};
 use nix::fcntl::OFlag;
 use nix::unistd::{Uid, User, getegid, geteuid, pipe2};
 
-use super::{Enforced, Layer, Sandbox, filter, landlock, stdio};
+use super::filter::{self, Refusal, Word, Words};
+use super::{Enforced, Layer, Sandbox, landlock, stdio};
 use crate::channel::Channel;
 use crate::error::SpawnError;
 use crate::sys::child::{self, Failure, Image, Plan, Step};
@@ -44,7 +45,11 @@ pub(super) fn spawn(sandbox: Sandbox) -> Result<(Child, Channel, Enforced), Spaw
         Err(_) => None,
     };
     let scoped = abi.as_ref().is_ok_and(|&abi| abi >= landlock::SCOPES_SIGNALS);
-    let filters = filter::filters(filter::Stage::Start, scoped).map_err(prepare("compiling the filter"))?;
+    let words = [Word::Threads, Word::Load, Word::Exec, Word::Sockets, Word::Code];
+    let words = words.into_iter().fold(Words::NONE, Words::with);
+    let start = filter::for_start(words, Refusal::Errno, scoped).map_err(prepare("compiling the filter"))?;
+    let filters = start.programs(0).into_iter().inspect(|program| debug_assert!(!program.listener));
+    let filters = filters.map(|program| program.code).collect();
     let (status, status_writer) =
         pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(|errno| prepare("pipe2")(errno.into()))?;
     let (here, there) = Channel::pair().map_err(|error| prepare("making the channel")(error.into()))?;

@@ -14,6 +14,8 @@ pub(crate) mod lock;
 #[cfg(target_os = "linux")]
 pub(crate) mod lookup;
 pub(crate) mod platform;
+#[cfg(target_os = "linux")]
+pub(crate) mod process;
 pub(crate) mod scm;
 #[cfg(target_os = "linux")]
 pub(crate) mod sigpipe;
