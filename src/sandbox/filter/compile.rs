@@ -1,11 +1,12 @@
 //! `[broker -> worker]` One program out of lists of system calls, each with its answer.
 //!
-//! The kernel runs every filter at each system call that it has not seen to be allowed always (it keeps a bitmap of
-//! those since Linux 5.11), and fills that bitmap by running the program once for each number there is: the shorter the
-//! way through, the sooner a worker starts. So there is one program instead of one for each answer, and it finds the
-//! few rules that a number can match by halving.
+//! The kernel runs every filter at each system call that it does not know to be allowed always (since Linux 5.11 it keeps
+//! a bitmap of those, and fills it by running the program once for each number there is). Checking and translating a
+//! program takes it about a tenth of a microsecond for each instruction, while the worker waits to start. So there is
+//! one program instead of one for each answer; it finds a number's answer by halving; and numbers side by side with the
+//! same answer share it. seccompiler writes what looks at arguments, and the check of the architecture.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use seccompiler::{
@@ -86,15 +87,27 @@ impl Answer {
 /// A program that gives a call the answer of the first list that it is on, and `otherwise` if it is on none. A call of
 /// another architecture (32-bit ones on x86_64) ends the process.
 pub(super) fn compile(lists: &[(Calls, Answer)], otherwise: Answer) -> io::Result<BpfProgram> {
-    let mut numbers: Vec<i64> = lists.iter().flat_map(|(calls, _)| calls.0.keys().copied()).collect();
-    numbers.sort_unstable();
-    numbers.dedup();
-    let leaves = numbers.chunks(LEAF).map(|numbers| {
-        let program = chain(lists, numbers[0], numbers[numbers.len() - 1], otherwise)?;
-        Ok((u32::try_from(numbers[0]).map_err(io::Error::other)?, program))
-    });
-    let leaves = leaves.collect::<io::Result<Vec<_>>>()?;
-    let architecture = section(&Calls::default())?.0;
+    let mut leaves: Vec<(u32, BpfProgram)> = Vec::new();
+    let mut from = |number: u32, program: BpfProgram| {
+        if leaves.last().is_none_or(|(_, last)| *last != program) {
+            leaves.push((number, program));
+        }
+    };
+    let unlisted = vec![statement(RETURN, otherwise.value())];
+    let numbers: BTreeSet<i64> = lists.iter().flat_map(|(calls, _)| calls.0.keys().copied()).collect();
+    let mut next = 0;
+    for number in numbers {
+        let answered = answered(lists, number, otherwise)?;
+        let number = u32::try_from(number).map_err(io::Error::other)?;
+        if number > next {
+            from(next, unlisted.clone());
+        }
+        from(number, answered);
+        next = number + 1;
+    }
+    from(next, unlisted);
+
+    let architecture = section(0, &[])?.0;
     let program = [architecture, vec![statement(LOAD, 0)], tree(&leaves)].concat();
     // The kernel's BPF_MAXINSNS.
     if program.len() > 4096 {
@@ -103,60 +116,59 @@ pub(super) fn compile(lists: &[(Calls, Answer)], otherwise: Answer) -> io::Resul
     Ok(program)
 }
 
-/// How many numbers are looked at one after the other. Of 4, 8 and 16 the fastest to install.
-const LEAF: usize = 4;
-
-/// Goes to the leaf in which a number is, if it is in any. The number has been loaded.
+/// Goes to the leaf for a number that has been loaded: the last one whose number is not above it.
 fn tree(leaves: &[(u32, BpfProgram)]) -> BpfProgram {
-    match leaves {
-        [] => Vec::new(),
-        [(_, program)] => program.clone(),
-        _ => {
-            let (low, high) = leaves.split_at(leaves.len() / 2);
-            let (first, low, high) = (high[0].0, tree(low), tree(high));
-            // A conditional jump goes 255 instructions far, an unconditional one anywhere.
-            #[allow(clippy::cast_possible_truncation, reason = "a program has some thousand instructions")]
-            let over = statement(JUMP, low.len() as u32);
-            let choice = sock_filter { code: JUMP_IF_AT_LEAST, jt: 0, jf: 1, k: first };
-            [vec![choice, over], low, high].concat()
-        }
+    if let [(_, program)] = leaves {
+        return program.clone();
     }
+    let (low, high) = leaves.split_at(leaves.len() / 2);
+    let (first, low, high) = (high[0].0, tree(low), tree(high));
+    // A conditional jump goes 255 instructions far, an unconditional one anywhere.
+    let choice = match u8::try_from(low.len()) {
+        Ok(over) => vec![sock_filter { code: JUMP_IF_AT_LEAST, jt: over, jf: 0, k: first }],
+        Err(_) => vec![sock_filter { code: JUMP_IF_AT_LEAST, jt: 0, jf: 1, k: first }, jump(low.len())],
+    };
+    [choice, low, high].concat()
 }
 
-/// The rules of all lists for the numbers from `first` to `last`, one list after the other.
-fn chain(lists: &[(Calls, Answer)], first: i64, last: i64, otherwise: Answer) -> io::Result<BpfProgram> {
+/// The answer to one number, list after list.
+fn answered(lists: &[(Calls, Answer)], number: i64, otherwise: Answer) -> io::Result<BpfProgram> {
     let mut program = BpfProgram::new();
     for (calls, answer) in lists {
-        let here: BTreeMap<_, _> = calls.0.range(first..=last).map(|(&number, uses)| (number, uses.clone())).collect();
-        if here.is_empty() {
-            continue;
-        }
-        let (_, mut code) = section(&Calls(here))?;
-        let end = code.len();
-        for (index, instruction) in code.iter_mut().enumerate() {
-            if instruction.code == RETURN && instruction.k == MATCH {
-                instruction.k = answer.value();
-            } else if instruction.code == RETURN && instruction.k == MISMATCH {
-                // On to the next list.
-                #[allow(clippy::cast_possible_truncation, reason = "a section has some hundred instructions")]
-                let over = statement(JUMP, (end - index - 1) as u32);
-                *instruction = over;
+        match calls.0.get(&number) {
+            None => {}
+            Some(alternatives) if alternatives.is_empty() => {
+                program.push(statement(RETURN, answer.value()));
+                return Ok(program);
+            }
+            Some(alternatives) => {
+                let (_, mut code) = section(number, alternatives)?;
+                let end = code.len();
+                for (index, instruction) in code.iter_mut().enumerate() {
+                    if instruction.code == RETURN && instruction.k == MATCH {
+                        instruction.k = answer.value();
+                    } else if instruction.code == RETURN && instruction.k == MISMATCH {
+                        // On to the next list.
+                        *instruction = jump(end - index - 1);
+                    }
+                }
+                program.append(&mut code);
             }
         }
-        program.append(&mut code);
     }
     program.push(statement(RETURN, otherwise.value()));
     Ok(program)
 }
 
-/// What seccompiler makes of a list: the check of the architecture, and what comes after it.
-fn section(calls: &Calls) -> io::Result<(BpfProgram, BpfProgram)> {
+/// What seccompiler makes of a call with alternatives: the check of the architecture, and what comes after it.
+fn section(number: i64, alternatives: &[SeccompRule]) -> io::Result<(BpfProgram, BpfProgram)> {
     let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(|_| {
         io::Error::new(io::ErrorKind::Unsupported, "no system-call filter is written for this architecture")
     })?;
     // Two actions that no filter of ours takes, so that they can be told and replaced.
     let (mismatch, matched) = (SeccompAction::Trace(MISMATCH & DATA), SeccompAction::Trace(MATCH & DATA));
-    let filter = SeccompFilter::new(calls.0.clone(), mismatch, matched, arch).map_err(backend)?;
+    let filter =
+        SeccompFilter::new([(number, alternatives.to_vec())].into(), mismatch, matched, arch).map_err(backend)?;
     let mut program: BpfProgram = filter.try_into().map_err(backend)?;
     // The architecture (offset 4 of seccomp_data): jump over the next if it is the right one; end the process.
     let is_check = match program.as_slice() {
@@ -189,6 +201,12 @@ const RETURN: u16 = 0x06;
 
 fn statement(code: u16, k: u32) -> sock_filter {
     sock_filter { code, jt: 0, jf: 0, k }
+}
+
+/// Over this many instructions.
+#[allow(clippy::cast_possible_truncation, reason = "a program has some thousand instructions at most")]
+fn jump(over: usize) -> sock_filter {
+    statement(JUMP, over as u32)
 }
 
 fn backend(error: BackendError) -> io::Error {
