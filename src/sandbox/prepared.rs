@@ -340,11 +340,7 @@ impl Preparation<'_> {
         {
             flags |= Layer::UserNamespace.flag().unwrap_or(0);
         }
-        let can = if is_root || flags != 0 {
-            Ok(())
-        } else {
-            Err("it needs the user namespace".to_owned())
-        };
+        let can = if is_root || flags != 0 { Ok(()) } else { Err("it needs the user namespace".to_owned()) };
         for layer in [
             Layer::MountNamespace,
             Layer::PidNamespace,
