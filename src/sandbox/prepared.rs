@@ -10,6 +10,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use nix::unistd::geteuid;
+
 use super::files::Files;
 use super::filter::{self, Word};
 use super::program::Program;
@@ -214,10 +216,14 @@ impl Preparation<'_> {
         descriptors.extend(others.map(|number| number.to_string()));
         self.put_up(Layer::Descriptors, || Ok(descriptors.join(", ")))?;
         let described = ids.as_ref().map(|ids| format!("uid {}, gid {}, {}", ids.uid, ids.gid, groups(&ids.groups)));
-        if !self.put_up(Layer::User, || host::available(Layer::User).map(|_| described.unwrap_or_default()))? {
-            ids = None;
-        }
+        let is_another =
+            self.put_up(Layer::User, || host::available(Layer::User).map(|_| described.unwrap_or_default()))?;
+        ids = ids.filter(|_| is_another);
         let namespaces = self.namespaces()?;
+        if !is_another && geteuid().is_root() && namespaces & Layer::UserNamespace.flag().unwrap_or(0) == 0 {
+            let reason = "a worker is never user 0: it is another, or in a user namespace of its own";
+            return Err(self.unavailable(Layer::User, reason.to_owned()));
+        }
         let root = self.root(&files)?;
         let bounding_set = self.put_up(Layer::Capabilities, || {
             host::available(Layer::Capabilities).map(|_| "none, in any set".to_owned())
@@ -331,7 +337,7 @@ impl Preparation<'_> {
     }
 
     fn namespaces(&mut self) -> Result<u64, SpawnError> {
-        let is_root = nix::unistd::geteuid().is_root();
+        let is_root = host::changes_user();
         let mut flags = 0;
         // Root has no use for one, which is no lack.
         let wanted = self.sandbox.mode(Layer::UserNamespace);
