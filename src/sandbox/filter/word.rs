@@ -144,6 +144,10 @@ impl Words {
         Self(self.0 | 1 << word as u8)
     }
 
+    pub(in crate::sandbox) const fn without(self, word: Word) -> Self {
+        Self(self.0 & !(1 << word as u8))
+    }
+
     pub(in crate::sandbox) const fn has(self, word: Word) -> bool {
         self.0 & 1 << word as u8 != 0
     }
