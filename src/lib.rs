@@ -89,7 +89,10 @@ pub use policy::{PolicyFile, TextError};
 #[cfg(target_os = "linux")]
 pub use resolve::Resolver;
 #[cfg(target_os = "linux")]
-pub use sandbox::{Enforced, Layer, Lockdown, Refusal, Sandbox, Step, UnknownWord, Word, Worker, lockdown};
+pub use sandbox::{
+    Enforced, Host, Layer, Limit, Line, Lockdown, Mode, NotFull, Prepared, Preset, Refusal, Sandbox, Stdio, Step,
+    UnknownPreset, UnknownWord, Word, Worker, lockdown,
+};
 #[cfg(target_os = "linux")]
 pub use split::{Split, split};
 

@@ -14,7 +14,7 @@ use crate::error::SplitError;
 use crate::policy::Policy;
 use crate::sandbox::{Enforced, Sandbox, lockdown};
 use crate::supervise::{exit_code, passed_on, supervise};
-use crate::sys::child;
+use crate::sys::process;
 
 /// Says to a program that it is the worker. It is no proof: see [`Split::run`].
 const MARKER: &str = "FDBROKER_WORKER";
@@ -153,7 +153,7 @@ fn become_worker() -> Result<Client, SplitError> {
     if !prctl::get_no_new_privs().unwrap_or(false) {
         return Err(not_a_worker(&"no_new_privs is not set"));
     }
-    if !child::is_filtered() {
+    if !process::is_filtered() {
         return Err(not_a_worker(&"it has no system-call filter"));
     }
     let client = Client::from_stdin().map_err(|error| not_a_worker(&error))?;

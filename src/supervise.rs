@@ -37,7 +37,7 @@ pub(crate) fn supervise(
     let descriptor =
         SignalFd::with_flags(signals, SfdFlags::SFD_CLOEXEC).map_err(|errno| os("signalfd")(errno.into()))?;
 
-    let (mut worker, channel) = sandbox.spawn()?;
+    let (worker, channel) = sandbox.spawn()?;
     let pid = Pid::from_raw(worker.id().try_into().unwrap_or(i32::MAX));
     announce(worker.enforced());
     let service = broker.serve("worker", channel, policy).map_err(os("starting the broker's thread"))?;

@@ -21,9 +21,9 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 
-use fdbroker::{Broker, Client, Layer, Policy, Rule, Sandbox, Worker};
+use fdbroker::{Broker, Client, Layer, Policy, Rule, Sandbox, Stdio, Worker};
 
 /// What may come of an attempt: errnos, or 0 for success.
 type Answers = &'static [i32];
@@ -590,7 +590,7 @@ fn outcome(place: &str) -> Outcome {
         let append = Rule::file(path.join("append")).append();
         let listen = Rule::listen("127.0.0.1:0".parse().unwrap());
         let policy = Policy::builder().allow(append).allow(listen).build().unwrap();
-        let (mut worker, channel) = worker(&role).stdout(Stdio::piped()).spawn().unwrap();
+        let (worker, channel) = worker(&role).stdout(Stdio::piped()).spawn().unwrap();
         let service = Broker::new().serve("worker", channel, policy).unwrap();
         let mut output = String::new();
         worker.take_stdout().unwrap().read_to_string(&mut output).unwrap();
@@ -677,7 +677,7 @@ fn b_12_lockdown_covers_every_thread() {
     let (_guard, path) = directory();
     let policy = Policy::builder().allow(Rule::file(path.join("file")).read()).build().unwrap();
     let role = format!("threads {}", path.join("file").display());
-    let (mut worker, channel) = worker(&role).stdout(Stdio::null()).spawn().unwrap();
+    let (worker, channel) = worker(&role).stdout(Stdio::null()).spawn().unwrap();
     let service = Broker::new().serve("worker", channel, policy).unwrap();
     assert!(worker.wait().unwrap().success());
     service.wait().unwrap();
@@ -722,7 +722,7 @@ fn b_02_int_0x80_kills() {
     if !output.status.success() || !text.contains("int 0x80 answers ") {
         eprintln!("outside, int 0x80 ends with {}: this kernel has no 32-bit system calls", output.status);
     }
-    let (mut worker, _channel) = worker("int80").stdout(Stdio::piped()).spawn().unwrap();
+    let (worker, _channel) = worker("int80").stdout(Stdio::piped()).spawn().unwrap();
     let mut text = String::new();
     worker.take_stdout().unwrap().read_to_string(&mut text).unwrap();
     let status = worker.wait().unwrap();

@@ -8,12 +8,11 @@ mod common;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
-use std::process::Stdio;
 use std::time::Duration;
 
 use fdbroker::Resolver;
 use fdbroker::{
-    Broker, Channel, ChannelError, Client, Fault, Layer, Packet, Policy, Rule, Sandbox, SpawnError, Step, Worker,
+    Broker, Channel, ChannelError, Client, Fault, Layer, Packet, Policy, Rule, Sandbox, SpawnError, Stdio, Step, Worker,
 };
 use nix::errno::Errno;
 use nix::sys::signal::kill;
@@ -197,7 +196,7 @@ fn without_passrights() {
     common::refuse(libc::SYS_setsockopt, &[(1, libc::SOL_SOCKET as u64), (2, 83)], libc::ENOPROTOOPT);
     let before = common::open_fds();
     for _ in 0..3 {
-        let (mut worker, channel) = worker("smuggler").spawn().unwrap();
+        let (worker, channel) = worker("smuggler").spawn().unwrap();
         let policy = Policy::builder().allow(Rule::scratch(std::env::temp_dir())).build().unwrap();
         let end = Broker::new().serve("smuggler", channel, policy).unwrap().wait();
         assert!(matches!(end, Err(Fault::Descriptors)), "{end:?}");

@@ -12,11 +12,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Output, Stdio, exit};
+use std::process::{Output, exit};
 use std::time::Duration;
 
 use fdbroker::{
-    Broker, Channel, ChannelError, Client, ClientError, Layer, Packet, Policy, Rule, Sandbox, SpawnError, Step, Worker,
+    Broker, Channel, ChannelError, Client, ClientError, Layer, Packet, Policy, Rule, Sandbox, SpawnError, Stdio, Step,
+    Worker,
 };
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
@@ -314,7 +315,7 @@ fn hygiene() {
     assert_eq!(environ, [&b"A=1"[..], b"EMPTY=", b"FDBROKER_TEST_ROLE=report", b"ODD=\xff \n="]);
 
     // A program of another make, which does not change its signals as Rust's start-up does.
-    let (mut worker, channel) = Sandbox::new("/bin/cat").stdout(Stdio::piped()).spawn().unwrap();
+    let (worker, channel) = Sandbox::new("/bin/cat").stdout(Stdio::piped()).spawn().unwrap();
     channel.send(b"loaded", &[]).unwrap();
     let mut echo = [0; 6];
     worker.take_stdout().unwrap().read_exact(&mut echo).unwrap();
@@ -404,7 +405,7 @@ fn spawn_with_closed(stdout: &str, file: &Path, garbage: &Path, policy: Policy) 
         _ => Stdio::inherit(),
     };
     let role = format!("reader {}", file.display());
-    let (mut child, channel) = worker(&role).stdout(output()).spawn().map_err(|error| error.to_string())?;
+    let (child, channel) = worker(&role).stdout(output()).spawn().map_err(|error| error.to_string())?;
     let (audit, requests) = std::sync::mpsc::sync_channel(0);
     let broker = Broker::new().audit(move |record| drop(audit.send(record.to_string())));
     let service = broker.serve("worker", channel, policy).map_err(|error| error.to_string())?;
@@ -449,13 +450,13 @@ fn spawn_with_closed(stdout: &str, file: &Path, garbage: &Path, policy: Policy) 
 /// H-02, B-04: each of parent and worker holds one end, and sees the other's death.
 #[test]
 fn h_02_b_04_each_sees_the_death_of_the_other() {
-    let (mut child, channel, _) = started(worker("idle"));
+    let (child, channel, _) = started(worker("idle"));
     child.kill().unwrap();
     let error = channel.recv(&mut Packet::new()).unwrap_err();
     assert!(matches!(error, ChannelError::Disconnected), "{error:?}");
     assert_eq!(child.wait().unwrap().signal(), Some(9));
 
-    let (mut child, channel, _) = started(worker("idle"));
+    let (child, channel, _) = started(worker("idle"));
     drop(channel);
     assert_eq!(child.wait().unwrap().code(), Some(42), "the status with which it sees the hang-up");
 }
@@ -468,7 +469,7 @@ fn l_03_b_04_the_end_of_a_worker_is_the_end_of_its_service() {
     fs::write(&file, "granted").unwrap();
     let policy = Policy::builder().allow(Rule::file(&file).read()).build().unwrap();
     let role = format!("reader {}", file.display());
-    let (mut child, channel) = worker(&role).stdout(Stdio::piped()).spawn().unwrap();
+    let (child, channel) = worker(&role).stdout(Stdio::piped()).spawn().unwrap();
     let service = Broker::new().serve("worker", channel, policy).unwrap();
     let mut output = child.take_stdout().unwrap();
     let mut bytes = Vec::new();
@@ -513,7 +514,8 @@ fn l_02_the_client_sees_that_the_broker_is_gone() {
 /// Kills a broker in another process once `word` has been read from it or its worker, and answers what else they print.
 /// Both hold the pipe: its end is the end of both.
 fn kill_the_broker(role: &str, word: &str) -> String {
-    let mut broker = common::rerun("process", &format!("broker {role}")).stdout(Stdio::piped()).spawn().unwrap();
+    let mut broker =
+        common::rerun("process", &format!("broker {role}")).stdout(std::process::Stdio::piped()).spawn().unwrap();
     let mut output = broker.stdout.take().unwrap();
     let mut text = String::new();
     while !text.contains(word) {
@@ -619,7 +621,7 @@ fn unstartable() {
         (make("interpreter", "#!/bin/cat\n", 0o755), libc::EACCES),
     ] {
         match Sandbox::new(&program).stdout(Stdio::null()).spawn() {
-            Err(SpawnError::Step { program: named, step, source }) => {
+            Err(SpawnError::Step { program: named, step, source, .. }) => {
                 assert_eq!((&named, step), (&program, Step::Exec), "{source}");
                 assert_eq!(source.raw_os_error(), Some(errno), "{}: {source}", program.display());
             }
@@ -692,7 +694,7 @@ fn b_11_output_to_a_file() {
     let file = tempfile::tempfile().unwrap();
     let output: OwnedFd = file.try_clone().unwrap().into();
     let number = output.as_raw_fd();
-    let (mut child, channel) = worker("idle").stdout(output).spawn().unwrap();
+    let (child, channel) = worker("idle").stdout(output).spawn().unwrap();
     assert!(number > 2);
     assert_eq!(word(&channel), "ready");
     drop(channel);

@@ -10,11 +10,10 @@ use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram};
 use std::path::Path;
-use std::process::Stdio;
 
 use common::served::PATIENCE;
 use fdbroker::wire::SocketType::{Datagram, SeqPacket};
-use fdbroker::{Broker, Channel, Client, Kind, Packet, Policy, Rule, Sandbox};
+use fdbroker::{Broker, Channel, Client, Kind, Packet, Policy, Rule, Sandbox, Stdio};
 use nix::sys::socket::{
     AddressFamily, Backlog, MsgFlags, SockFlag, SockType, SockaddrIn, UnixAddr, accept4, bind, listen, recv, send,
     sendmsg, sendto, socket,

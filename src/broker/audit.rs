@@ -6,7 +6,6 @@ mod object;
 mod tracing;
 mod utc;
 
-#[cfg(feature = "cli")]
 pub(crate) use json::Escaped;
 pub use json::JsonLines;
 #[cfg(feature = "tracing")]

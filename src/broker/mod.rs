@@ -6,11 +6,12 @@ mod desk;
 mod log;
 mod meter;
 
+pub(crate) use audit::Escaped;
 #[cfg(feature = "tracing")]
 pub use audit::Tracing;
 pub use audit::{Audit, Event, JsonLines, Record};
 #[cfg(feature = "cli")]
-pub(crate) use audit::{Because, Escaped, Printable, Shown};
+pub(crate) use audit::{Because, Printable, Shown};
 pub use call::{Call, Gift};
 
 use std::any::Any;

@@ -1,12 +1,13 @@
 //! `[both]` What goes wrong with policies, requests, workers and their start.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
 use super::ChannelError;
 use crate::policy::Place;
-use crate::sandbox::Step;
+use crate::sandbox::{Layer, Step};
 use crate::wire::path::PathError;
 use crate::wire::{Malformed, Refusal};
 
@@ -199,16 +200,36 @@ pub enum SpawnError {
         /// The errno, or what else was wrong.
         source: io::Error,
     },
+    /// A layer is required that is not to be had here.
+    #[error("starting {}: layer \"{layer}\" is required, and not to be had: {reason}", .program.display())]
+    Unavailable {
+        /// The program.
+        program: PathBuf,
+        /// The layer.
+        layer: Layer,
+        /// Why, and who can do what about it.
+        reason: String,
+    },
     /// A step of the new process failed, before the worker ran its first instruction.
-    #[error("starting {}: step \"{step}\" of the new process: {source}", .program.display())]
+    #[error("starting {}: step \"{step}\"{} of the new process: {source}", .program.display(), Of(.about))]
     Step {
         /// The program.
         program: PathBuf,
         /// The step.
         step: Step,
+        /// Of a step that is taken several times, for which file or resource it failed.
+        about: Option<String>,
         /// Its errno.
         source: io::Error,
     },
+}
+
+struct Of<'a>(&'a Option<String>);
+
+impl fmt::Display for Of<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|about| write!(f, " ({about})"))
+    }
 }
 
 /// Why `lockdown` left the process as it is, or half locked down: end the process.

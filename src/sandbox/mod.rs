@@ -1,73 +1,112 @@
 //! `[broker -> worker]` Starting a program as a worker: with a channel, and with nothing else.
 
 mod enforced;
+mod files;
 mod filter;
+mod host;
 mod landlock;
+mod layer;
+mod limit;
 mod lockdown;
-mod spawn;
+mod prepared;
+mod program;
+mod root;
+mod spawner;
 mod stdio;
+mod user;
+mod worker;
 
 pub use crate::sys::child::Step;
-pub use enforced::{Enforced, Layer};
+pub use enforced::{Enforced, NotFull};
 pub use filter::{Refusal, UnknownWord, Word};
+pub use host::Host;
+pub use layer::{Layer, Mode, Preset, UnknownPreset};
+pub use limit::Limit;
 pub use lockdown::{Lockdown, lockdown};
+pub use prepared::Prepared;
+pub use stdio::{Line, Stdio};
+pub use worker::Worker;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io;
+use std::fmt;
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
-use std::process::{Child, ExitStatus, Stdio};
+use std::sync::Arc;
 
 use crate::channel::Channel;
 use crate::error::SpawnError;
-use spawn::RunAs;
+use filter::Words;
+use user::RunAs;
 
 /// How to start a worker.
 ///
-/// The worker's standard input is its channel. Standard output and error go where the broker's go, unless said
-/// otherwise: a terminal or a pipe is opened once more for it, for writing only; a file or a socket is shared with it.
-/// No other descriptor is open, the environment is empty, and the working directory is `/`.
+/// The worker's standard input is its channel, unless that is [put elsewhere](Self::channel_at). Standard output and
+/// error go where the broker's go, unless said otherwise. No other descriptor is open, the environment is empty, the
+/// working directory is `/`, no signal is blocked, and no core is dumped.
 ///
-/// These layers are put around it before it executes its first instruction; those marked * are left out where the
-/// kernel does not have them, and [`Enforced`] then says so:
+/// Which [layers](Layer) stand around it from its first instruction on, a [`Preset`] says, [`Preset::Standard`] if none
+/// is chosen, and [`layer`](Self::layer) for one of them. What is wanted "if available" and is not to be had is left out,
+/// and [`Enforced`] says so; what is required and is not to be had is an error, and there is no worker.
 ///
-/// * another user without groups, if the broker is root: `nobody` (65534) unless [`user`](Self::user) says otherwise;
-/// * a user namespace of its own*, if the broker is not root;
-/// * no capabilities (the bounding set* included), and no_new_privs;
-/// * Landlock*: it can execute and read its program, read the system's libraries, and open no other file, no TCP port
-///   and, from ABI 6 on, no process and no abstract socket outside;
-/// * a system-call filter: no sockets but those that it is handed, no signals to others, no tracing, no mounts, no
-///   namespaces, no keys, no io_uring, no bpf, and so on. It can make threads, but no processes, and execute a program
-///   in its own place.
+/// The system-call filter is said in [words](Word). At first a worker has [`Word::Threads`], [`Word::Load`],
+/// [`Word::Sockets`] and [`Word::Code`], which it takes to load a program and run it. A program that links this crate can
+/// close what its start-up left open: [`lockdown`].
 ///
-/// A program that links this crate can close what its start-up left open: [`lockdown`].
-#[derive(Debug)]
+/// A value of this type says what is wanted, and does nothing. [`prepare`](Self::prepare) opens and compiles what is
+/// the same for each worker, for those who start the same one again; [`spawn`](Self::spawn) does both.
+#[derive(Clone)]
 pub struct Sandbox {
     program: PathBuf,
     arg0: Option<OsString>,
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
-    /// The broker's, if not said.
-    stdout: Option<Stdio>,
-    /// The broker's, if not said.
-    stderr: Option<Stdio>,
+    working_directory: PathBuf,
+    channel_at: RawFd,
+    /// The channel if that is at 0, and /dev/null otherwise, if not said.
+    stdin: Option<Stdio>,
+    stdout: Stdio,
+    stderr: Stdio,
+    log: Option<stdio::Log>,
+    descriptors: BTreeMap<RawFd, Arc<OwnedFd>>,
     run_as: Option<RunAs>,
+    groups: Vec<u32>,
+    preset: Preset,
+    modes: BTreeMap<Layer, Mode>,
+    full: bool,
+    words: Words,
+    refusal: Refusal,
     runtime: Vec<PathBuf>,
-    die_with_parent: bool,
+    limits: BTreeMap<Limit, u64>,
 }
 
 impl Sandbox {
-    /// The program at this path, which is not looked for in PATH.
+    /// The program at this path, which is not looked for in PATH. Statically linked ones need no other file; of those
+    /// that are dynamically linked, the loader and the system's libraries are there for them, and for scripts, the
+    /// interpreter is. What else a program needs to get going, say with [`runtime`](Self::runtime).
     pub fn new(program: impl Into<PathBuf>) -> Self {
+        let words = [Word::Threads, Word::Load, Word::Sockets, Word::Code];
         Self {
             program: program.into(),
             arg0: None,
             args: Vec::new(),
             env: Vec::new(),
-            stdout: None,
-            stderr: None,
+            working_directory: PathBuf::from("/"),
+            channel_at: 0,
+            stdin: None,
+            stdout: Stdio::Inherit,
+            stderr: Stdio::Inherit,
+            log: None,
+            descriptors: BTreeMap::new(),
             run_as: None,
+            groups: Vec::new(),
+            preset: Preset::default(),
+            modes: BTreeMap::new(),
+            full: false,
+            words: words.into_iter().fold(Words::NONE, Words::with),
+            refusal: Refusal::default(),
             runtime: Vec::new(),
-            die_with_parent: false,
+            limits: BTreeMap::from([(Limit::Core, 0)]),
         }
     }
 
@@ -100,17 +139,56 @@ impl Sandbox {
         self
     }
 
-    /// Where standard output goes: the broker's, unless said otherwise.
+    /// The working directory, as the worker sees it: in a root of its own, there are only the directories that it needs.
     #[must_use]
-    pub fn stdout(mut self, stdout: impl Into<Stdio>) -> Self {
-        self.stdout = Some(stdout.into());
+    pub fn current_dir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.working_directory = path.into();
         self
     }
 
-    /// Where standard error goes: the broker's, unless said otherwise.
+    /// Puts the channel at this number instead of 0. Standard input is then what [`stdin`](Self::stdin) says, and the
+    /// worker takes the channel with `Channel::try_from`. Not 1 or 2.
+    #[must_use]
+    pub fn channel_at(mut self, number: i32) -> Self {
+        self.channel_at = number;
+        self
+    }
+
+    /// Where standard input comes from, if the [channel is elsewhere](Self::channel_at): from /dev/null, unless said
+    /// otherwise.
+    #[must_use]
+    pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
+        self.stdin = Some(stdin.into());
+        self
+    }
+
+    /// Where standard output goes: where the broker's goes, unless said otherwise.
+    #[must_use]
+    pub fn stdout(mut self, stdout: impl Into<Stdio>) -> Self {
+        self.stdout = stdout.into();
+        self
+    }
+
+    /// Where standard error goes: where the broker's goes, unless said otherwise.
     #[must_use]
     pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
-        self.stderr = Some(stderr.into());
+        self.stderr = stderr.into();
+        self
+    }
+
+    /// Calls `log` with each line that the worker writes to a descriptor that is [`Stdio::Log`]; standard output and
+    /// error are from here on. It is called on a thread for each of them, which ends when nobody can write there any
+    /// more: that can be a little after the worker's end.
+    #[must_use]
+    pub fn log(mut self, log: impl Fn(&Line<'_>) + Send + Sync + 'static) -> Self {
+        self.log = Some(Arc::new(log));
+        self.stdout(Stdio::Log).stderr(Stdio::Log)
+    }
+
+    /// Gives the worker a duplicate of this descriptor at this number, beside the standard ones and the channel.
+    #[must_use]
+    pub fn descriptor(mut self, number: i32, fd: impl Into<OwnedFd>) -> Self {
+        self.descriptors.insert(number, Arc::new(fd.into()));
         self
     }
 
@@ -128,91 +206,114 @@ impl Sandbox {
         self
     }
 
+    /// Its supplementary groups, by number: none, unless said. Only root can ask for it.
+    #[must_use]
+    pub fn groups(mut self, groups: impl IntoIterator<Item = u32>) -> Self {
+        self.groups = groups.into_iter().collect();
+        self
+    }
+
+    /// The layers that stand around it, but for those that [`layer`](Self::layer) speaks of.
+    #[must_use]
+    pub fn preset(mut self, preset: Preset) -> Self {
+        self.preset = preset;
+        self
+    }
+
+    /// How much this layer is wanted, whatever the preset says.
+    #[must_use]
+    pub fn layer(mut self, layer: Layer, mode: Mode) -> Self {
+        self.modes.insert(layer, mode);
+        self
+    }
+
+    /// Every layer that is wanted if available is required.
+    #[must_use]
+    pub fn require_full(mut self) -> Self {
+        self.full = true;
+        self
+    }
+
+    /// Allows this, too. With [`Word::Exec`], nothing keeps the worker from executing other programs
+    /// ([`Layer::ExecOnce`]).
+    #[must_use]
+    pub fn allow(mut self, word: Word) -> Self {
+        self.words = self.words.with(word);
+        self
+    }
+
+    /// Does not allow this.
+    #[must_use]
+    pub fn without(mut self, word: Word) -> Self {
+        self.words = self.words.without(word);
+        self
+    }
+
+    /// What comes of a system call that no word allows. With [`Refusal::Kill`] the kernel asks the broker (Linux 5.0),
+    /// a thread of which kills the worker and remembers which call it was; on an older kernel, the kernel kills it.
+    #[must_use]
+    pub fn refusal(mut self, refusal: Refusal) -> Self {
+        self.refusal = refusal;
+        self
+    }
+
     /// A file or directory that the program needs to get going, beyond its own file and the system's libraries: it may
-    /// read and execute what is there. For interpreters, and libraries at unusual places. It must be there.
+    /// read and execute what is there, which is in its root at the same path. For interpreters, and libraries at unusual
+    /// places. It must be there.
     #[must_use]
     pub fn runtime(mut self, path: impl Into<PathBuf>) -> Self {
         self.runtime.push(path.into());
         self
     }
 
-    /// Kills the worker (SIGKILL) when the **thread** that calls [`spawn`](Self::spawn) ends. That is what Linux offers
-    /// (PR_SET_PDEATHSIG); ask for it when that thread lives as long as the broker.
+    /// Limits a resource, for good. A limit above the broker's own hard limit is that.
     #[must_use]
-    pub fn die_with_parent(mut self) -> Self {
-        self.die_with_parent = true;
+    pub fn limit(mut self, resource: Limit, value: u64) -> Self {
+        self.limits.insert(resource, value);
         self
+    }
+
+    /// The end of this process is the worker's end ([`Layer::DieWithParent`]): without it, there is no worker. Every
+    /// preset wants it, if available.
+    #[must_use]
+    pub fn die_with_parent(self) -> Self {
+        self.layer(Layer::DieWithParent, Mode::Required)
+    }
+
+    /// Opens the program and what it needs, looks its user up, compiles its filter, and finds out which layers are to
+    /// be had: what is the same for every worker that is started in this way.
+    ///
+    /// # Errors
+    /// [`SpawnError::Unavailable`]: a layer is required that is not to be had. [`SpawnError::Prepare`]: something else
+    /// that is wanted is not.
+    pub fn prepare(&self) -> Result<Prepared, SpawnError> {
+        Prepared::new(self)
     }
 
     /// Starts it. The channel is the broker's end, to be given to [`Broker::serve`](crate::Broker::serve).
     ///
     /// # Errors
     /// [`SpawnError`], with the step that failed. No process is left.
-    pub fn spawn(self) -> Result<(Worker, Channel), SpawnError> {
-        let (child, channel, enforced) = spawn::spawn(self)?;
-        Ok((Worker { child, enforced }, channel))
+    pub fn spawn(&self) -> Result<(Worker, Channel), SpawnError> {
+        self.prepare()?.spawn()
+    }
+
+    /// How much a layer is wanted.
+    fn mode(&self, layer: Layer) -> Mode {
+        match self.modes.get(&layer).copied().unwrap_or_else(|| self.preset.mode(layer)) {
+            Mode::IfAvailable if self.full => Mode::Required,
+            mode => mode,
+        }
     }
 }
 
-/// A running worker. Dropping it kills the process and waits for its end, so none is left behind, alive or as a zombie.
-#[derive(Debug)]
-#[must_use = "dropping a worker kills it"]
-pub struct Worker {
-    child: Child,
-    enforced: Enforced,
-}
-
-impl Worker {
-    /// Its process id.
-    #[must_use]
-    pub fn id(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// What holds around it.
-    #[must_use]
-    pub fn enforced(&self) -> &Enforced {
-        &self.enforced
-    }
-
-    /// Waits for its end.
-    ///
-    /// # Errors
-    /// Of waitpid(2), when somebody else has waited for it.
-    pub fn wait(&mut self) -> io::Result<ExitStatus> {
-        self.child.wait()
-    }
-
-    /// Its exit status, if it has ended.
-    ///
-    /// # Errors
-    /// As for [`wait`](Self::wait).
-    pub fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
-        self.child.try_wait()
-    }
-
-    /// Kills it (SIGKILL). No error if it has ended already.
-    ///
-    /// # Errors
-    /// Of kill(2).
-    pub fn kill(&mut self) -> io::Result<()> {
-        self.child.kill()
-    }
-
-    /// What it wrote to standard output, if that was [`Stdio::piped`]. The second call gives nothing.
-    pub fn take_stdout(&mut self) -> Option<std::process::ChildStdout> {
-        self.child.stdout.take()
-    }
-
-    /// What it wrote to standard error, if that was [`Stdio::piped`]. The second call gives nothing.
-    pub fn take_stderr(&mut self) -> Option<std::process::ChildStderr> {
-        self.child.stderr.take()
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+impl fmt::Debug for Sandbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sandbox")
+            .field("program", &self.program)
+            .field("args", &self.args)
+            .field("preset", &self.preset)
+            .field("modes", &self.modes)
+            .finish_non_exhaustive()
     }
 }

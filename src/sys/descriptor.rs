@@ -3,7 +3,9 @@
 use std::ffi::CStr;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+
+use nix::fcntl::{FcntlArg, fcntl};
 
 /// What statx(2) says of the file behind a descriptor.
 pub(crate) struct Status {
@@ -129,4 +131,11 @@ pub(crate) fn close_all(fds: &mut Vec<OwnedFd>) {
         }
     }
     fds.clear();
+}
+
+/// A duplicate, close-on-exec, with the lowest free number that is at least `lowest`.
+pub(crate) fn duplicate_above(fd: BorrowedFd<'_>, lowest: RawFd) -> io::Result<OwnedFd> {
+    let number = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(lowest))?;
+    // SAFETY: a new descriptor that nobody else knows.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }

@@ -4,7 +4,11 @@
 #![allow(unsafe_code)]
 
 #[cfg(target_os = "linux")]
+pub(crate) mod call;
+#[cfg(target_os = "linux")]
 pub(crate) mod child;
+#[cfg(target_os = "linux")]
+pub(crate) mod clone;
 #[cfg(target_os = "linux")]
 pub(crate) mod descriptor;
 #[cfg(target_os = "linux")]
@@ -13,6 +17,8 @@ pub(crate) mod directory;
 pub(crate) mod lock;
 #[cfg(target_os = "linux")]
 pub(crate) mod lookup;
+#[cfg(target_os = "linux")]
+pub(crate) mod notify;
 pub(crate) mod platform;
 #[cfg(target_os = "linux")]
 pub(crate) mod process;

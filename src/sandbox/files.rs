@@ -1,0 +1,108 @@
+//! `[broker -> worker]` The files that a program needs to get going: the loader and the system's libraries of a
+//! dynamically linked one, the interpreter of a script, and what the sandbox was told.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::program::{Kind, Program, open_path};
+
+/// One that the worker may read, by its path, which holds no symbolic link.
+#[derive(Debug)]
+pub(super) struct Needed {
+    pub(super) path: PathBuf,
+    /// O_PATH.
+    pub(super) file: File,
+    pub(super) is_directory: bool,
+    /// Whether it may be executed as well, or what is in it.
+    pub(super) executable: bool,
+}
+
+/// What a program needs, and the symbolic links by which it is looked for.
+#[derive(Debug, Default)]
+pub(super) struct Files {
+    pub(super) needed: Vec<Needed>,
+    /// Path and target.
+    pub(super) links: Vec<(PathBuf, PathBuf)>,
+}
+
+/// Where the shared libraries of a dynamically linked program are.
+const LIBRARIES: [&str; 5] = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib"];
+/// Which library is where: ld.so(8).
+const LOADER_CACHE: &str = "/etc/ld.so.cache";
+/// The kernel follows so many interpreters of interpreters.
+const INTERPRETERS: usize = 4;
+
+impl Files {
+    /// For this program, with what its sandbox says that it needs. `runtime` must be there; libraries need not.
+    pub(super) fn of(program: &Program, runtime: &[PathBuf]) -> io::Result<Self> {
+        let mut files = Self::default();
+        let mut libraries = program.wants_libraries();
+        if program.is_script() {
+            files.add(&program.path, true)?;
+        }
+        if program.kind == Kind::Unreadable {
+            files.add_loaders();
+        }
+        let mut next = files.add_interpreter(&program.kind)?;
+        for _ in 0..INTERPRETERS {
+            let Some(interpreter) = next else { break };
+            libraries |= interpreter.wants_libraries();
+            next = files.add_interpreter(&interpreter.kind)?;
+        }
+        if libraries {
+            LIBRARIES.iter().chain([&LOADER_CACHE]).for_each(|path| files.add_if_there(Path::new(path), false));
+        }
+        for path in runtime {
+            files.add(path, true)?;
+        }
+        Ok(files)
+    }
+
+    /// What the kernel starts in the program's place.
+    fn add_interpreter(&mut self, kind: &Kind) -> io::Result<Option<Program>> {
+        let path = match kind {
+            Kind::Static | Kind::Unreadable => return Ok(None),
+            Kind::Dynamic(loader) => loader,
+            Kind::Script(interpreter) => interpreter,
+        };
+        // Without it the program does not start, for which exec has its own word.
+        if !path.is_absolute() || !path.exists() {
+            return Ok(None);
+        }
+        self.add(path, true)?;
+        // A loader is started as it is, whatever it says of itself.
+        if matches!(kind, Kind::Dynamic(_)) { Ok(None) } else { Program::open(path).map(Some) }
+    }
+
+    /// All there are: ld-linux-x86-64.so.2, ld-musl-x86_64.so.1 and the like.
+    fn add_loaders(&mut self) {
+        let is_loader = |name: &str| name.starts_with("ld-") && name.contains(".so");
+        for directory in LIBRARIES {
+            let entries = Path::new(directory).read_dir().into_iter().flatten().flatten();
+            for entry in entries.filter(|entry| entry.file_name().to_str().is_some_and(is_loader)) {
+                self.add_if_there(&entry.path(), true);
+            }
+        }
+    }
+
+    fn add_if_there(&mut self, path: &Path, executable: bool) {
+        // Systems keep their libraries in different places.
+        let _ = self.add(path, executable);
+    }
+
+    fn add(&mut self, path: &Path, executable: bool) -> io::Result<()> {
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+        let real = path.canonicalize().map_err(named)?;
+        let file = open_path(&real).map_err(named)?;
+        let is_directory = file.metadata().map_err(named)?.is_dir();
+        if real != path && path.is_absolute() {
+            self.links.push((path.to_owned(), real.clone()));
+        }
+        match self.needed.iter_mut().find(|known| known.path == real) {
+            Some(known) => known.executable |= executable,
+            None => self.needed.push(Needed { path: real, file, is_directory, executable }),
+        }
+        Ok(())
+    }
+}

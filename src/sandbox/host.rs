@@ -1,0 +1,185 @@
+//! `[broker]` What this host offers, found out by trying: once for each layer.
+
+use std::ffi::CString;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::sync::Mutex;
+
+use nix::unistd::{getegid, geteuid};
+
+use super::{Layer, landlock};
+use crate::sys::child::{self, Failure, Plan, Start};
+use crate::sys::process;
+
+/// What this host offers for each layer of a sandbox, to this process: see [`Host::probe`].
+#[derive(Debug, Clone)]
+pub struct Host(Vec<(Layer, Result<String, String>)>);
+
+impl Host {
+    /// Tries every layer out, in processes that end at once. What was tried before in this process, for this user, is not
+    /// tried again: a later change of the host is seen by another process only.
+    #[must_use]
+    pub fn probe() -> Self {
+        let all = Layer::ALL.into_iter().map(|layer| (layer, available(layer)));
+        Self(all.collect())
+    }
+
+    /// Each layer with what there is, or why it is not to be had and who can do what about that.
+    pub fn layers(&self) -> impl Iterator<Item = (Layer, Result<&str, &str>)> {
+        self.0.iter().map(|(layer, state)| (*layer, state.as_deref().map_err(String::as_str)))
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = Layer::ALL.iter().map(|layer| layer.name().len()).max().unwrap_or(0);
+        for (index, (layer, state)) in self.layers().enumerate() {
+            let newline = if index == 0 { "" } else { "\n" };
+            match state {
+                Ok(what) => write!(f, "{newline}{layer:<width$}  yes  {what}")?,
+                Err(why) => write!(f, "{newline}{layer:<width$}  NO   {why}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a layer is to be had by this process, and what is known of it.
+pub(super) fn available(layer: Layer) -> Result<String, String> {
+    let is_root = geteuid().is_root();
+    match layer {
+        Layer::User if !is_root => {
+            Err("only root can start a worker as another user: it runs as the broker's own".to_owned())
+        }
+        Layer::User => Ok("any".to_owned()),
+        Layer::UserNamespace if is_root => Err("not for root, whose workers get another user instead".to_owned()),
+        Layer::Capabilities | Layer::Securebits if !is_root => match tried(Layer::UserNamespace) {
+            Ok(()) => Ok("by the user namespace".to_owned()),
+            Err(why) => Err(format!(
+                "none is held, but the bounding set and the securebits stay as they are without a user namespace: {why}"
+            )),
+        },
+        Layer::Landlock => landlock::abi().map(|abi| format!("ABI {abi}")),
+        Layer::Seccomp if !has_filter() => {
+            Err("this kernel or machine has no system-call filters (CONFIG_SECCOMP_FILTER)".to_owned())
+        }
+        Layer::Root => tried(layer).map(|()| "empty, in memory".to_owned()),
+        _ if layer.flag().is_some() => tried(layer).map(|()| "its own".to_owned()),
+        _ => Ok("yes".to_owned()),
+    }
+}
+
+fn has_filter() -> bool {
+    cfg!(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")) && process::has_filters()
+}
+
+/// Answers of [`try_out`], by layer and user.
+static TRIED: Mutex<Vec<((Layer, u32), Result<(), String>)>> = Mutex::new(Vec::new());
+
+fn tried(layer: Layer) -> Result<(), String> {
+    let key = (layer, geteuid().as_raw());
+    let known = |tried: &[((Layer, u32), Result<(), String>)]| {
+        tried.iter().find(|(known, _)| *known == key).map(|(_, result)| result.clone())
+    };
+    let mut tried = TRIED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Some(result) = known(&tried) {
+        return result;
+    }
+    let result = try_out(layer);
+    tried.push((key, result.clone()));
+    result
+}
+
+/// A child that does what the layer's worker would do, and ends.
+fn try_out(layer: Layer) -> Result<(), String> {
+    let ordinary = !geteuid().is_root();
+    let mut namespaces = layer.flag().unwrap_or(0);
+    if ordinary {
+        namespaces |= Layer::UserNamespace.flag().unwrap_or(0);
+    }
+    if layer == Layer::Root {
+        namespaces |= Layer::MountNamespace.flag().unwrap_or(0);
+    }
+    let plan = Plan {
+        namespaces,
+        id_maps: ordinary.then(id_maps),
+        root: (layer == Layer::Root).then(Vec::new),
+        working_directory: CString::from(c"/"),
+        limits: Vec::new(),
+        bounding_set: false,
+        securebits: false,
+        ids: None,
+        no_new_privs: false,
+        die_with_parent: false,
+        landlock: None,
+        image: None,
+    };
+    let start = Start { plan: &plan, descriptors: &[], filters: &[], token: 0, listener: None, parent: None };
+    match child::spawn(&start) {
+        Ok((pid, pidfd)) => {
+            process::reap(&pidfd, pid);
+            Ok(())
+        }
+        Err(failure) => Err(reason(layer, failure)),
+    }
+}
+
+/// In its own user namespace the worker is the user that it is outside.
+pub(super) fn id_maps() -> [String; 2] {
+    let (uid, gid) = (geteuid(), getegid());
+    [format!("{uid} {uid} 1\n"), format!("{gid} {gid} 1\n")]
+}
+
+/// What was refused, and who can do what about it.
+fn reason(layer: Layer, Failure { step, errno, .. }: Failure) -> String {
+    let error = io::Error::from_raw_os_error(errno);
+    let said = format!("step \"{step}\": {error}");
+    let advice = match errno {
+        libc::ENOSYS | libc::EINVAL => {
+            "this kernel does not have it, or a filter around this process hides it".to_owned()
+        }
+        libc::ENOSPC | libc::EUSERS => exhausted(layer),
+        libc::EPERM | libc::EACCES => forbidden(),
+        _ => return said,
+    };
+    format!("{said}: {advice}")
+}
+
+fn exhausted(layer: Layer) -> String {
+    let kind = match layer {
+        Layer::PidNamespace => "pid",
+        Layer::MountNamespace | Layer::Root => "mnt",
+        Layer::IpcNamespace => "ipc",
+        Layer::UtsNamespace => "uts",
+        Layer::CgroupNamespace => "cgroup",
+        Layer::NetworkNamespace => "net",
+        _ => "user",
+    };
+    let limit = setting(&format!("user/max_{kind}_namespaces")).unwrap_or_else(|| "unknown".to_owned());
+    format!("no more namespaces are to be had (user.max_{kind}_namespaces is {limit}): an administrator can raise it")
+}
+
+fn forbidden() -> String {
+    if setting("kernel/unprivileged_userns_clone").as_deref() == Some("0") {
+        return "user namespaces are for root only (kernel.unprivileged_userns_clone is 0): an administrator can set it to 1"
+            .to_owned();
+    }
+    if setting("kernel/apparmor_restrict_unprivileged_userns").as_deref() == Some("1") {
+        return "AppArmor restricts user namespaces (kernel.apparmor_restrict_unprivileged_userns is 1): an administrator \
+                can give this program a profile with \"userns,\", or set it to 0"
+            .to_owned();
+    }
+    if !geteuid().is_root() && process::dumpable() != 1 {
+        return "this process is not dumpable (PR_SET_DUMPABLE, or a program that may not be read), so /proc/self/uid_map \
+                is root's: start workers before it becomes so"
+            .to_owned();
+    }
+    "refused to this process, as in a container, in a chroot, or by a security module: an administrator can allow it"
+        .to_owned()
+}
+
+/// A line of /proc/sys.
+fn setting(name: &str) -> Option<String> {
+    Some(fs::read_to_string(format!("/proc/sys/{name}")).ok()?.trim().to_owned())
+}

@@ -1,0 +1,81 @@
+//! `[broker -> worker]` Resource limits.
+
+use std::fmt;
+
+/// A resource of which a worker can be given a limited amount: getrlimit(2). The limit is the soft and the hard one, so
+/// that the worker cannot raise it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Limit {
+    /// Bytes of address space (RLIMIT_AS): what is beyond is not to be had, and most programs then end themselves.
+    Memory,
+    /// Bytes of heap, of data and of private writable mappings (RLIMIT_DATA).
+    Data,
+    /// Bytes of the main thread's stack (RLIMIT_STACK).
+    Stack,
+    /// Bytes of memory that cannot be swapped out (RLIMIT_MEMLOCK).
+    LockedMemory,
+    /// Descriptors: one more than the highest number (RLIMIT_NOFILE). What is passed on to it counts.
+    Descriptors,
+    /// Processes and threads of its *user*, on the whole system (RLIMIT_NPROC): others of that user count.
+    Processes,
+    /// Bytes of a file that it writes to (RLIMIT_FSIZE); SIGXFSZ ends it there.
+    FileSize,
+    /// Bytes of a core dump (RLIMIT_CORE). 0 in every sandbox, unless said otherwise.
+    Core,
+    /// Seconds of processor time (RLIMIT_CPU); SIGXCPU, then SIGKILL, ends it there.
+    CpuTime,
+}
+
+impl Limit {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Memory,
+        Self::Data,
+        Self::Stack,
+        Self::LockedMemory,
+        Self::Descriptors,
+        Self::Processes,
+        Self::FileSize,
+        Self::Core,
+        Self::CpuTime,
+    ];
+
+    /// Its word.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Data => "data",
+            Self::Stack => "stack",
+            Self::LockedMemory => "locked memory",
+            Self::Descriptors => "descriptors",
+            Self::Processes => "processes",
+            Self::FileSize => "file size",
+            Self::Core => "core",
+            Self::CpuTime => "cpu time",
+        }
+    }
+
+    /// Its number.
+    #[allow(clippy::unnecessary_cast, reason = "musl declares them as c_int")]
+    pub(super) fn resource(self) -> u32 {
+        (match self {
+            Self::Memory => libc::RLIMIT_AS,
+            Self::Data => libc::RLIMIT_DATA,
+            Self::Stack => libc::RLIMIT_STACK,
+            Self::LockedMemory => libc::RLIMIT_MEMLOCK,
+            Self::Descriptors => libc::RLIMIT_NOFILE,
+            Self::Processes => libc::RLIMIT_NPROC,
+            Self::FileSize => libc::RLIMIT_FSIZE,
+            Self::Core => libc::RLIMIT_CORE,
+            Self::CpuTime => libc::RLIMIT_CPU,
+        }) as u32
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}

@@ -1,0 +1,441 @@
+//! `[broker -> worker]` From what is wanted to a running worker: everything is prepared here, and done in the new process
+//! by `sys::child`.
+
+use std::ffi::{CString, OsString};
+use std::fmt;
+use std::io;
+use std::iter;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::files::Files;
+use super::filter::{self, Word};
+use super::program::Program;
+use super::stdio::{self, Opened, moved};
+use super::worker::Streams;
+use super::{Enforced, Layer, Limit, Mode, Sandbox, Stdio, Worker, host, landlock, root, spawner, user};
+use crate::channel::{Channel, Kind, Packet};
+use crate::error::SpawnError;
+use crate::sys::child::{self, Filter, Image, Plan, Start, Step};
+use crate::sys::process;
+
+/// Everything that is the same for each worker of a [`Sandbox`], opened, compiled and looked up: restarting one costs no
+/// more than the process itself. `Clone` is cheap. The files are those that were opened: a program that is replaced
+/// afterwards is not the one that runs.
+#[derive(Clone)]
+pub struct Prepared(Arc<Inner>);
+
+struct Inner {
+    program: PathBuf,
+    plan: Plan,
+    filter: Option<filter::Start>,
+    enforced: Enforced,
+    channel_at: RawFd,
+    /// Of 0, 1 and 2, where the channel is not.
+    stdio: Vec<(RawFd, Stdio)>,
+    /// Number in the worker, and what is duplicated there.
+    descriptors: Vec<(RawFd, OwnedFd)>,
+    /// More than any number in the worker. Everything that is opened for it has at least this number, so that nothing is
+    /// in the way when descriptors are put at their places.
+    above: RawFd,
+    log: Option<stdio::Log>,
+    limits: Vec<Limit>,
+    has_pid_namespace: bool,
+}
+
+impl Prepared {
+    pub(super) fn new(sandbox: &Sandbox) -> Result<Self, SpawnError> {
+        Preparation { sandbox, enforced: Enforced::default() }.prepare().map(|inner| Self(Arc::new(inner)))
+    }
+
+    /// What will hold around each worker: a worker that is started has all of it.
+    #[must_use]
+    pub fn enforced(&self) -> &Enforced {
+        &self.0.enforced
+    }
+
+    /// Starts a worker. The channel is the broker's end, to be given to [`Broker::serve`](crate::Broker::serve).
+    ///
+    /// It can be called by any thread of a process that has many: it waits until the program is executed, which takes
+    /// no copy of the process's memory. If [`Layer::DieWithParent`] holds and the caller is not the main thread, a
+    /// thread of the library's own does it, which lives as long as the process: what restricts the calling thread alone
+    /// (Landlock, a filter, capabilities) does not restrict that.
+    ///
+    /// # Errors
+    /// [`SpawnError`], with the step that failed. No process is left, and no descriptor.
+    pub fn spawn(&self) -> Result<(Worker, Channel), SpawnError> {
+        if !self.0.plan.die_with_parent {
+            return self.0.spawn();
+        }
+        let inner = Arc::clone(&self.0);
+        spawner::for_life(move || inner.spawn())
+            .map_err(|source| self.0.failed("the thread that starts workers", source))?
+    }
+}
+
+impl fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Prepared").field("program", &self.0.program).field("plan", &self.0.plan).finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    fn spawn(&self) -> Result<(Worker, Channel), SpawnError> {
+        let failed = |what| move |source| self.failed(what, source);
+        let (here, there) = Channel::pair().map_err(|error| self.failed("making the channel", error.into()))?;
+        let here = out_of_the_way(here).map_err(failed("making the channel"))?;
+        let there = moved(there.into(), self.above).map_err(failed("making the channel"))?;
+        let (standard, streams, logs) = self.open_stdio().map_err(failed("opening its standard descriptors"))?;
+        let (listener_here, listener_there) = self.listener().map_err(failed("making the filter's socket"))?.unzip();
+        let parent = self.parent().map_err(failed("pidfd_open"))?;
+        let token = process::random().map_err(failed("getrandom"))?;
+        let programs = self.filter.as_ref().map(|filter| filter.programs(token)).unwrap_or_default();
+        let filters: Vec<_> =
+            programs.iter().map(|program| Filter { code: &program.code, listener: program.listener }).collect();
+        let standard_places = standard.iter().map(|(number, fd)| (fd.as_raw_fd(), *number));
+        let declared = self.descriptors.iter().map(|(number, fd)| (fd.as_raw_fd(), *number));
+        let mut places: Vec<_> =
+            standard_places.chain(declared).chain([(there.as_raw_fd(), self.channel_at)]).collect();
+        places.sort_by_key(|(_, number)| *number);
+        let start = Start {
+            plan: &self.plan,
+            descriptors: &places,
+            filters: &filters,
+            token,
+            listener: listener_there.as_ref().map(AsRawFd::as_raw_fd),
+            parent: parent.as_ref().map(AsRawFd::as_raw_fd),
+        };
+        let (pid, pidfd) = child::spawn(&start).map_err(|failure| self.failed_step(failure))?;
+        drop((there, standard, listener_there));
+
+        // From here on, an error drops the worker, and so ends it.
+        let worker = Worker::new(pid, pidfd, self.enforced.clone(), streams);
+        if let Some(socket) = listener_here {
+            let listener = received(&socket).map_err(failed("receiving the filter's listener"))?;
+            worker.watch(listener).map_err(failed("starting the thread that watches the filter"))?;
+        }
+        for (number, stream) in logs {
+            if let Some(log) = &self.log {
+                stdio::follow(stream, worker.id(), number, Arc::clone(log))
+                    .map_err(failed("starting the thread that reads its output"))?;
+            }
+        }
+        Ok((worker, here))
+    }
+
+    /// The worker's ends with their numbers; the other ends for the worker's holder; and those for the log.
+    #[allow(clippy::type_complexity, reason = "three lists, taken apart where it is called")]
+    fn open_stdio(&self) -> io::Result<(Vec<(RawFd, OwnedFd)>, Streams, Vec<(RawFd, OwnedFd)>)> {
+        let (mut places, mut streams, mut logs) = (Vec::new(), Streams::default(), Vec::new());
+        for (number, stdio) in &self.stdio {
+            let Opened { end, other } = stdio.open(*number, self.above)?;
+            places.push((*number, end));
+            let Some(other) = other else { continue };
+            match (number, stdio) {
+                (_, Stdio::Log) => logs.push((*number, other)),
+                (0, _) => streams.stdin = Some(other),
+                (1, _) => streams.stdout = Some(other),
+                _ => streams.stderr = Some(other),
+            }
+        }
+        Ok((places, streams, logs))
+    }
+
+    /// A pair for the filter's listener, if it has one.
+    fn listener(&self) -> io::Result<Option<(Channel, OwnedFd)>> {
+        let has_listener = self.filter.as_ref().is_some_and(filter::Start::has_listener);
+        if !has_listener {
+            return Ok(None);
+        }
+        let (here, there) = Channel::pair_of(Kind::SeqPacket)?;
+        Ok(Some((out_of_the_way(here)?, moved(there.into(), self.above)?)))
+    }
+
+    fn parent(&self) -> io::Result<Option<OwnedFd>> {
+        if !self.plan.die_with_parent || !self.has_pid_namespace {
+            return Ok(None);
+        }
+        moved(process::this()?, self.above).map(Some)
+    }
+
+    fn failed(&self, what: &'static str, source: io::Error) -> SpawnError {
+        SpawnError::Prepare { program: self.program.clone(), what, source }
+    }
+
+    fn failed_step(&self, child::Failure { step, errno, which }: child::Failure) -> SpawnError {
+        let about = match step {
+            Step::Bind => {
+                let entity = self.plan.root.as_ref().and_then(|root| root.get(which));
+                entity.map(|entity| root::path_of(entity).display().to_string())
+            }
+            Step::Limits => self.limits.get(which).map(ToString::to_string),
+            Step::WorkingDirectory => Some(self.plan.working_directory.to_string_lossy().into_owned()),
+            _ => None,
+        };
+        let source = io::Error::from_raw_os_error(errno);
+        SpawnError::Step { program: self.program.clone(), step, about, source }
+    }
+}
+
+/// A broker may have closed 0, 1 or 2. Its end of the channel must not get one of these numbers, for the next `println!`
+/// to write into.
+fn out_of_the_way(channel: Channel) -> io::Result<Channel> {
+    if channel.as_fd().as_raw_fd() > 2 {
+        return Ok(channel);
+    }
+    Ok(Channel::try_from(moved(channel.into(), 3)?)?)
+}
+
+/// The descriptor that the child has sent before it executed its program.
+fn received(socket: &Channel) -> io::Result<OwnedFd> {
+    let mut packet = Packet::new();
+    socket.try_recv(&mut packet)?;
+    packet.take_fds().next().ok_or_else(|| io::Error::other("no descriptor came"))
+}
+
+struct Preparation<'a> {
+    sandbox: &'a Sandbox,
+    enforced: Enforced,
+}
+
+impl Preparation<'_> {
+    fn prepare(mut self) -> Result<Inner, SpawnError> {
+        let sandbox = self.sandbox;
+        let above = self.places()?;
+        let ids = user::ids(sandbox.run_as.as_ref(), &sandbox.groups);
+        let mut ids = ids.map_err(self.failed("choosing the user"))?;
+        let program = Program::open(&sandbox.program).map_err(self.failed("opening the program"))?;
+        let files = Files::of(&program, &sandbox.runtime).map_err(self.failed("opening what it needs"))?;
+
+        let mut descriptors = vec![format!("{} (the channel)", sandbox.channel_at)];
+        let others = (0..3).filter(|number| *number != sandbox.channel_at).chain(sandbox.descriptors.keys().copied());
+        descriptors.extend(others.map(|number| number.to_string()));
+        self.put_up(Layer::Descriptors, || Ok(descriptors.join(", ")))?;
+        let described = ids.as_ref().map(|ids| format!("uid {}, gid {}, {}", ids.uid, ids.gid, groups(&ids.groups)));
+        if !self.put_up(Layer::User, || host::available(Layer::User).map(|_| described.unwrap_or_default()))? {
+            ids = None;
+        }
+        let namespaces = self.namespaces()?;
+        let root = self.root(&files)?;
+        let bounding_set = self.put_up(Layer::Capabilities, || {
+            host::available(Layer::Capabilities).map(|_| "none, in any set".to_owned())
+        })?;
+        let securebits = self.put_up(Layer::Securebits, || {
+            host::available(Layer::Securebits).map(|_| "locked: no capabilities by being user 0".to_owned())
+        })?;
+        let no_new_privs = self.put_up(Layer::NoNewPrivs, || Ok("set".to_owned()))?;
+        let limits = self.limits()?;
+        let die_with_parent = self.put_up(Layer::DieWithParent, || Ok("SIGKILL at the broker's end".to_owned()))?;
+        let abi = landlock::abi();
+        let has_landlock = self.put_up(Layer::Landlock, || {
+            abi.as_ref().map(|abi| format!("ABI {abi}, the program and what it needs only")).map_err(Clone::clone)
+        })?;
+        let landlock = match has_landlock {
+            true => landlock::for_start(&program.file, &files).map_err(self.failed("making the Landlock ruleset"))?,
+            false => None,
+        };
+        let scoped = has_landlock && abi.is_ok_and(|abi| abi >= landlock::SCOPES_SIGNALS);
+        let has_pid_namespace = namespaces & Layer::PidNamespace.flag().unwrap_or(0) != 0;
+        let filter = self.filter(scoped || has_pid_namespace)?;
+        if !no_new_privs && (landlock.is_some() || filter.is_some()) {
+            let needed = "Landlock and the filter want it: turn them off as well";
+            return Err(self.unavailable(Layer::NoNewPrivs, needed.to_owned()));
+        }
+
+        let raised = |fd: OwnedFd| moved(fd, above).map_err(self.failed("fcntl(F_DUPFD_CLOEXEC)"));
+        let landlock = landlock.map(raised).transpose()?;
+        let is_script = program.is_script();
+        let file = raised(program.file.into())?;
+        let args = iter::once(sandbox.arg0.as_deref().unwrap_or(sandbox.program.as_os_str()))
+            .chain(sandbox.args.iter().map(OsString::as_os_str));
+        // The file that was opened is what runs, whatever has become of its path, and the worker's user needs no right
+        // to search the directories above it. A script is executed by its path: the interpreter opens it once more.
+        let image = Image::new(
+            (!is_script).then(|| file.into()),
+            &sandbox.program,
+            args,
+            last_of_each(&sandbox.env).into_iter(),
+        );
+        let image = image.map_err(self.failed("reading the arguments and the environment"))?;
+        let declared = sandbox.descriptors.iter().map(|(number, fd)| Ok((*number, moved(fd.try_clone()?, above)?)));
+        let declared = declared.collect::<io::Result<Vec<_>>>().map_err(self.failed("fcntl(F_DUPFD_CLOEXEC)"))?;
+        let working_directory = CString::new(sandbox.working_directory.as_os_str().as_bytes());
+        let working_directory =
+            working_directory.map_err(|error| self.failed("reading the working directory")(error.into()))?;
+        let has_user_namespace = namespaces & Layer::UserNamespace.flag().unwrap_or(0) != 0;
+        Ok(Inner {
+            program: sandbox.program.clone(),
+            plan: Plan {
+                namespaces,
+                id_maps: has_user_namespace.then(host::id_maps),
+                root,
+                working_directory,
+                limits: limits.iter().map(|(limit, value)| (limit.resource(), [*value; 2])).collect(),
+                bounding_set,
+                securebits,
+                ids,
+                no_new_privs,
+                die_with_parent,
+                landlock,
+                image: Some(image),
+            },
+            filter,
+            enforced: self.enforced,
+            channel_at: sandbox.channel_at,
+            stdio: stdio_places(sandbox),
+            descriptors: declared,
+            above,
+            log: sandbox.log.clone(),
+            limits: limits.into_iter().map(|(limit, _)| limit).collect(),
+            has_pid_namespace,
+        })
+    }
+
+    /// The number above all that the worker's descriptors have.
+    fn places(&self) -> Result<RawFd, SpawnError> {
+        let wrong = |what: &str| {
+            Err(self.failed("choosing the descriptors")(io::Error::new(io::ErrorKind::InvalidInput, what)))
+        };
+        let Sandbox { channel_at, descriptors, .. } = self.sandbox;
+        if *channel_at < 0 || matches!(channel_at, 1 | 2) {
+            return wrong("the channel is at 0, or at 3 or more");
+        }
+        if *channel_at == 0 && self.sandbox.stdin.is_some() {
+            return wrong("standard input is the channel: put that elsewhere first (channel_at)");
+        }
+        if descriptors.keys().any(|number| *number < 3 || number == channel_at) {
+            return wrong("a further descriptor has a number from 3 on that is not the channel's");
+        }
+        let last = descriptors.keys().chain([channel_at, &2]).max().copied().unwrap_or(2);
+        last.checked_add(1).map_or_else(|| wrong("there is no such descriptor"), Ok)
+    }
+
+    /// Whether a layer is there: what it is goes into the report, or why it is not.
+    fn put_up(&mut self, layer: Layer, have: impl FnOnce() -> Result<String, String>) -> Result<bool, SpawnError> {
+        let mode = self.sandbox.mode(layer);
+        if mode == Mode::Off {
+            if layer == Layer::Descriptors {
+                return Err(self.unavailable(layer, "it cannot be left off".to_owned()));
+            }
+            return Ok(false);
+        }
+        let state = have();
+        if let (Mode::Required, Err(reason)) = (mode, &state) {
+            return Err(self.unavailable(layer, reason.clone()));
+        }
+        let holds = state.is_ok();
+        self.enforced.push(layer, state);
+        Ok(holds)
+    }
+
+    fn namespaces(&mut self) -> Result<u64, SpawnError> {
+        let is_root = nix::unistd::geteuid().is_root();
+        let mut flags = 0;
+        // Root has no use for one, which is no lack.
+        let wanted = self.sandbox.mode(Layer::UserNamespace);
+        if !(is_root && wanted == Mode::IfAvailable)
+            && self.put_up(Layer::UserNamespace, || host::available(Layer::UserNamespace))?
+        {
+            flags |= Layer::UserNamespace.flag().unwrap_or(0);
+        }
+        let can = if is_root || flags != 0 {
+            Ok(())
+        } else {
+            host::available(Layer::UserNamespace)
+                .and(Err("the user namespace is off, and who is not root needs it".to_owned()))
+        };
+        for layer in [
+            Layer::MountNamespace,
+            Layer::PidNamespace,
+            Layer::IpcNamespace,
+            Layer::UtsNamespace,
+            Layer::CgroupNamespace,
+            Layer::NetworkNamespace,
+        ] {
+            if self.put_up(layer, || can.clone().and_then(|()| host::available(layer)))? {
+                flags |= layer.flag().unwrap_or(0);
+            }
+        }
+        Ok(flags)
+    }
+
+    fn root(&mut self, files: &Files) -> Result<Option<Vec<child::Entity>>, SpawnError> {
+        let has_mounts = self.enforced.has(Layer::MountNamespace);
+        let described = match files.needed.len() {
+            0 => "empty, read-only".to_owned(),
+            many => format!("read-only, empty but for {many} files or directories that the program needs"),
+        };
+        let up = self.put_up(Layer::Root, || match has_mounts {
+            true => host::available(Layer::Root).map(|_| described),
+            false => Err("it needs the mount namespace".to_owned()),
+        })?;
+        if !up {
+            return Ok(None);
+        }
+        root::entities(files).map(Some).map_err(self.failed("planning its root"))
+    }
+
+    /// What is asked, or the broker's own hard limit where that is less.
+    fn limits(&mut self) -> Result<Vec<(Limit, u64)>, SpawnError> {
+        let own = |(limit, value): (&Limit, &u64)| {
+            let hard = process::hard_limit(limit.resource())?;
+            Ok((*limit, (*value).min(hard)))
+        };
+        let limits = self.sandbox.limits.iter().map(own).collect::<io::Result<Vec<_>>>();
+        let limits = limits.map_err(self.failed("getrlimit"))?;
+        let described = limits.iter().map(|(limit, value)| format!("{limit} {value}")).collect::<Vec<_>>().join(", ");
+        Ok(if self.put_up(Layer::Limits, || Ok(described))? { limits } else { Vec::new() })
+    }
+
+    fn filter(&mut self, scoped: bool) -> Result<Option<filter::Start>, SpawnError> {
+        let Sandbox { words, refusal, .. } = *self.sandbox;
+        let described = format!("{words}; anything else: {refusal}");
+        let once = !words.has(Word::Exec);
+        let up = self.put_up(Layer::Seccomp, || host::available(Layer::Seccomp).map(|_| described))?;
+        // Of those who leave the filter off, or allow exec, nobody asks for it by the preset.
+        let asked = self.sandbox.modes.contains_key(&Layer::ExecOnce) || up && once;
+        if asked {
+            self.put_up(Layer::ExecOnce, || match (up, once) {
+                (true, true) => Ok("the program, and no other after it".to_owned()),
+                (true, false) => Err("the word exec allows other programs".to_owned()),
+                (false, _) => Err("it needs the filter".to_owned()),
+            })?;
+        }
+        if !up {
+            return Ok(None);
+        }
+        filter::for_start(words, refusal, scoped).map(Some).map_err(self.failed("compiling the filter"))
+    }
+
+    fn failed(&self, what: &'static str) -> impl Fn(io::Error) -> SpawnError + use<> {
+        let program = self.sandbox.program.clone();
+        move |source| SpawnError::Prepare { program: program.clone(), what, source }
+    }
+
+    fn unavailable(&self, layer: Layer, reason: String) -> SpawnError {
+        SpawnError::Unavailable { program: self.sandbox.program.clone(), layer, reason }
+    }
+}
+
+fn groups(groups: &[u32]) -> String {
+    match groups {
+        [] => "no groups".to_owned(),
+        groups => format!("groups {}", groups.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")),
+    }
+}
+
+fn stdio_places(sandbox: &Sandbox) -> Vec<(RawFd, Stdio)> {
+    let mut places = vec![(1, sandbox.stdout.clone()), (2, sandbox.stderr.clone())];
+    if sandbox.channel_at != 0 {
+        places.push((0, sandbox.stdin.clone().unwrap_or(Stdio::Null)));
+    }
+    places
+}
+
+/// The variables of the environment: what was said last about each.
+fn last_of_each(env: &[(OsString, OsString)]) -> Vec<&(OsString, OsString)> {
+    let is_last = |index: usize| env[index + 1..].iter().all(|(later, _)| *later != env[index].0);
+    (0..env.len()).filter(|&index| is_last(index)).map(|index| &env[index]).collect()
+}

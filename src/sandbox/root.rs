@@ -1,0 +1,89 @@
+//! `[broker -> worker]` What stands in a worker's root directory.
+
+use std::collections::BTreeSet;
+use std::ffi::CString;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::files::Files;
+use crate::sys::child::Entity;
+
+/// The files, each at its own path, with the directories above them: in an order in which they can be made.
+pub(super) fn entities(files: &Files) -> io::Result<Vec<Entity>> {
+    let mut root = Root::default();
+    let mut needed: Vec<_> = files.needed.iter().collect();
+    needed.sort_by(|one, other| one.path.cmp(&other.path));
+    for needed in needed {
+        root.bind(&needed.path, needed.is_directory)?;
+    }
+    let mut links: Vec<_> = files.links.iter().collect();
+    links.sort();
+    for (path, target) in links {
+        root.link(path, target)?;
+    }
+    Ok(root.entities)
+}
+
+#[derive(Default)]
+struct Root {
+    entities: Vec<Entity>,
+    /// What is there, with all beneath it.
+    trees: Vec<PathBuf>,
+    directories: BTreeSet<PathBuf>,
+}
+
+impl Root {
+    fn bind(&mut self, path: &Path, is_directory: bool) -> io::Result<()> {
+        if self.is_there(path) {
+            return Ok(());
+        }
+        self.make_above(path)?;
+        let place = inside(path)?;
+        self.entities.push(if is_directory { Entity::Directory(place) } else { Entity::File(place) });
+        self.entities.push(Entity::Bind { path: inside(path)?, source: CString::new(path.as_os_str().as_bytes())? });
+        self.trees.push(path.to_owned());
+        Ok(())
+    }
+
+    fn link(&mut self, path: &Path, target: &Path) -> io::Result<()> {
+        // A path that is another for another reason than its last name (`.`, `..`, a link further up) is none that
+        // could be made here.
+        let normal = path.components().skip(1).all(|part| matches!(part, std::path::Component::Normal(_)));
+        if !normal || self.is_there(path) || self.directories.contains(path) {
+            return Ok(());
+        }
+        self.make_above(path)?;
+        let target = CString::new(target.as_os_str().as_bytes())?;
+        self.entities.push(Entity::Link { path: inside(path)?, target });
+        self.trees.push(path.to_owned());
+        Ok(())
+    }
+
+    fn is_there(&self, path: &Path) -> bool {
+        self.trees.iter().any(|tree| path.starts_with(tree))
+    }
+
+    fn make_above(&mut self, path: &Path) -> io::Result<()> {
+        let mut above: Vec<_> = path.ancestors().skip(1).filter(|path| path.parent().is_some()).collect();
+        above.reverse();
+        for directory in above {
+            if self.directories.insert(directory.to_owned()) {
+                self.entities.push(Entity::Directory(inside(directory)?));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Relative to the root.
+fn inside(path: &Path) -> io::Result<CString> {
+    let relative = path.strip_prefix("/").unwrap_or(path);
+    Ok(CString::new(relative.as_os_str().as_bytes())?)
+}
+
+/// What an entity is, for those who are told that it could not be made.
+pub(super) fn path_of(entity: &Entity) -> PathBuf {
+    let (Entity::Directory(path) | Entity::File(path) | Entity::Link { path, .. } | Entity::Bind { path, .. }) = entity;
+    Path::new("/").join(std::ffi::OsStr::from_bytes(path.as_bytes()))
+}

@@ -1,0 +1,43 @@
+//! `[broker]` The user whom a worker becomes.
+
+use std::io;
+
+use nix::unistd::{Uid, User, geteuid};
+
+use crate::sys::child::Ids;
+
+/// The user of a worker, when the broker is root and was not told another: nobody, with group nogroup.
+const NOBODY: (u32, u32) = (65534, 65534);
+
+/// The user whom a worker is to be.
+#[derive(Debug, Clone)]
+pub(super) enum RunAs {
+    Ids(u32, u32),
+    Name(String),
+}
+
+/// The ids to become, for root; none for anybody else.
+pub(super) fn ids(run_as: Option<&RunAs>, groups: &[u32]) -> io::Result<Option<Ids>> {
+    if !geteuid().is_root() {
+        if run_as.is_none() && groups.is_empty() {
+            return Ok(None);
+        }
+        let only_root = "only root can start a worker as another user, or with other groups";
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, only_root));
+    }
+    let (uid, gid) = match run_as {
+        None => NOBODY,
+        Some(RunAs::Ids(uid, gid)) => (*uid, *gid),
+        Some(RunAs::Name(name)) => named(name)?,
+    };
+    if Uid::from_raw(uid).is_root() || gid == 0 || groups.contains(&0) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a worker is never user 0, and never in group 0"));
+    }
+    Ok(Some(Ids { uid, gid, groups: groups.to_vec() }))
+}
+
+fn named(name: &str) -> io::Result<(u32, u32)> {
+    let user = User::from_name(name)?;
+    let user = user.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no user is called {name:?}")))?;
+    Ok((user.uid.as_raw(), user.gid.as_raw()))
+}
