@@ -15,13 +15,14 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
-use std::process::Output;
+use std::path::Path;
+use std::process::{ExitStatus, Output};
 
-use fdbroker::{Lockdown, Refusal, Word};
+use fdbroker::{Layer, Lockdown, Mode, Preset, Refusal, Sandbox, Stdio, Word};
 
 /// Something that a process tries.
 struct Attempt {
@@ -47,6 +48,7 @@ fn process() {
             let name = name.replace('_', " ");
             try_all(lockdown(words).refusal(Refusal::Kill), |attempt| attempt.name == name);
         }
+        ["try", what] => try_in_a_worker(what),
         ["exec", words] => {
             lockdown(words).enforce().unwrap();
             report("begun", &Ok(0));
@@ -176,7 +178,7 @@ fn attempts(means: Means) -> Vec<Attempt> {
     add(network, "socket of TCP", 0, EPERM, true, raw(libc::SYS_socket, &tcp));
     let udp = [libc::AF_INET as usize, (libc::SOCK_DGRAM | libc::SOCK_CLOEXEC) as usize, libc::IPPROTO_UDP as usize];
     add(network, "socket of UDP", 0, EPERM, true, raw(libc::SYS_socket, &udp));
-    add(network, "socket of UNIX", 0, EPERM, true, raw(libc::SYS_socket, &[unix, libc::SOCK_DGRAM as usize, 0]));
+    add(network, "socket of UNIX", 0, EPERM, false, raw(libc::SYS_socket, &[unix, libc::SOCK_DGRAM as usize, 0]));
     let route = [libc::AF_NETLINK as usize, libc::SOCK_RAW as usize, libc::NETLINK_ROUTE as usize];
     add(network, "socket of netlink", 0, EPERM, true, raw(libc::SYS_socket, &route));
     // Of a socket that is connected already.
@@ -296,6 +298,157 @@ fn words_by_name() {
     }
     let error = "thread".parse::<Word>().unwrap_err().to_string();
     assert!(error.contains("\"thread\"") && Word::ALL.iter().all(|word| error.contains(word.name())), "{error}");
+}
+
+// ------------------------------------------------------------------------------------------------- in workers
+
+/// What a worker of fdbroker tries, with the filter that it was started with.
+fn try_in_a_worker(what: &str) {
+    let nowhere = text(c"/nowhere/at/all");
+    let execute = |token: usize| call(libc::SYS_execveat, &[libc::AT_FDCWD as usize, nowhere, 0, 0, 0, token]);
+    match what {
+        "nothing" => {}
+        "execve" => report(what, &call(libc::SYS_execve, &[nowhere, 0, 0])),
+        "guesses" => {
+            // Also what the program has of its own: addresses, random bytes, all that it was handed.
+            let random = (0..1000).map(|_| {
+                let bytes = scratch();
+                call(libc::SYS_getrandom, &[bytes, 8, 0]).unwrap();
+                // SAFETY: `scratch` is an array of words, which nobody else uses.
+                unsafe { *(bytes as *const usize) }
+            });
+            let guesses = [0, 1, !0, 0xfdb0_7e57_fdb0_0ced, 0xfdb0_7e57, 0x0ced, own_pid()];
+            for guess in guesses.into_iter().chain(random) {
+                let error = execute(guess).unwrap_err();
+                assert_eq!(error.raw_os_error(), Some(libc::EPERM), "the token {guess:#x}");
+            }
+            report(what, &execute(0));
+        }
+        "fork" => report(what, &forked(libc::SYS_clone, &[libc::SIGCHLD as usize, 0, 0, 0, 0])),
+        "socket" => report(what, &call(libc::SYS_socket, &[libc::AF_INET as usize, libc::SOCK_STREAM as usize, 0])),
+        "mount" => report(what, &call(libc::SYS_mount, &[nowhere, nowhere, nowhere, 0, 0])),
+        "clone3" => report(what, &call(libc::SYS_clone3, &[scratch(), 88])),
+        "lockdown" => {
+            for _ in 0..2 {
+                let enforced = fdbroker::lockdown().unwrap();
+                assert!(enforced.has(Layer::Seccomp) && enforced.has(Layer::NotDumpable), "{enforced}");
+                let error = call(libc::SYS_openat, &[libc::AT_FDCWD as usize, nowhere, 0]).unwrap_err();
+                assert_eq!(error.raw_os_error(), Some(libc::EPERM));
+            }
+            report(what, &Ok(0));
+        }
+        "network" => {
+            let listener = TcpListener::bind("0.0.0.0:0").unwrap();
+            std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+            assert_ne!(listener.local_addr().unwrap().port(), 0);
+            report(what, &Ok(0));
+        }
+        _ => panic!("nothing like this is tried: {what}"),
+    }
+    report("done", &Ok(0));
+}
+
+fn worker(what: &str) -> Sandbox {
+    let sandbox = Sandbox::this_program().args(["--exact", "process", "--nocapture", "--test-threads=1"]);
+    sandbox.preset(Preset::Floor).env("FDBROKER_TEST_ROLE", format!("try {what}"))
+}
+
+/// What a worker wrote, and how it ended.
+fn ended(sandbox: &Sandbox) -> (String, ExitStatus) {
+    let (worker, _channel) = sandbox.clone().stdout(Stdio::piped()).spawn().unwrap();
+    let mut output = String::new();
+    worker.take_stdout().unwrap().read_to_string(&mut output).unwrap();
+    (output, worker.wait().unwrap())
+}
+
+/// B-02: with "exec once", nothing can be executed after the program: not by execve(2), and by execveat(2) not with any
+/// token that a program could guess. With the word `exec` it can.
+#[test]
+fn b_02_exec_once() {
+    let errno = |what: &str, sandbox: Sandbox| {
+        let (output, status) = ended(&sandbox);
+        assert!(status.success(), "{what}: {status}: {output}");
+        answers(&output)[what]
+    };
+    assert_eq!(errno("execve", worker("execve")), libc::EPERM);
+    assert_eq!(errno("guesses", worker("guesses")), libc::EPERM);
+    assert_eq!(errno("execve", worker("execve").allow(Word::Exec)), libc::ENOENT);
+}
+
+/// B-02: a worker whose refusals kill starts, and goes on as long as it keeps to its words; what C libraries probe is
+/// refused; anything else ends it.
+#[test]
+fn b_02_workers_whose_refusals_kill() {
+    for what in ["nothing", "clone3", "lockdown"] {
+        let (output, status) = ended(&worker(what).refusal(Refusal::Kill));
+        assert!(status.success() && answers(&output).contains_key("done"), "{what}: {status}: {output}");
+    }
+    for what in ["execve", "guesses", "fork", "socket", "mount"] {
+        let (output, status) = ended(&worker(what).refusal(Refusal::Kill));
+        // The broker's, or the kernel's where that cannot ask the broker.
+        assert!(matches!(status.signal(), Some(libc::SIGKILL | libc::SIGSYS)), "{what}: {status}: {output}");
+        assert!(!answers(&output).contains_key(what), "{what}: {output}");
+    }
+}
+
+/// B-02: `lockdown` in a worker, twice, with either refusal of the filter that it was started with.
+#[test]
+fn b_02_b_12_lockdown_after_either_refusal() {
+    for refusal in [Refusal::Errno, Refusal::Kill] {
+        let (output, status) = ended(&worker("lockdown").refusal(refusal));
+        assert!(status.success() && answers(&output).contains_key("done"), "{refusal}: {status}: {output}");
+    }
+}
+
+/// B-02: programs that know nothing of fdbroker, with the words that they have at first, and refusals that kill: all
+/// that their C library and their runtime do is allowed, or an errno.
+#[test]
+fn b_02_ordinary_programs() {
+    let python = "import threading, mmap, socket, random, json, os, select, time, tempfile\n\
+        t = threading.Thread(target=lambda: print('thread')); t.start(); t.join()\n\
+        a, b = socket.socketpair(); a.send(b'x'); assert b.recv(1) == b'x'; a.setblocking(False)\n\
+        assert not os.isatty(1)\n\
+        print('done')";
+    let echo: &[&str] = &["done"];
+    let programs: [(&str, &[&str]); 3] =
+        [("/bin/echo", echo), ("/bin/sh", &["-c", "echo done"]), ("/usr/bin/python3", &["-I", "-c", python])];
+    for (program, args) in programs {
+        if !Path::new(program).exists() {
+            eprintln!("SKIPPED {program}: it is not here");
+            continue;
+        }
+        for refusal in [Refusal::Errno, Refusal::Kill] {
+            let sandbox = Sandbox::new(program).args(args).preset(Preset::Floor).refusal(refusal);
+            let (output, status) = ended(&sandbox);
+            assert!(status.success() && output.contains("done"), "{program}, {refusal}: {status}: {output}");
+        }
+    }
+}
+
+/// B-02: processes of its own, in a PID namespace: a shell with a pipeline runs with the words, and not without one.
+#[test]
+fn b_02_processes_of_its_own() {
+    let cat = Path::new("/bin/cat").canonicalize().unwrap();
+    let script = format!("echo piped | {} | {}", cat.display(), cat.display());
+    let shell = Sandbox::new("/bin/sh").args(["-c", &script]).runtime(&cat).stderr(Stdio::Null);
+    let shell = shell.layer(Layer::PidNamespace, Mode::IfAvailable).allow(Word::Exec);
+    let (output, status) = ended(&shell.clone().allow(Word::Processes));
+    assert!(status.success() && output == "piped\n", "{status}: {output:?}");
+    let (output, status) = ended(&shell);
+    assert!(!status.success() && output.is_empty(), "{status}: {output:?}");
+}
+
+/// B-02: sockets of its own, in a network namespace: Landlock is not in the way of the word there.
+#[test]
+fn b_02_sockets_of_its_own() {
+    let sandbox = worker("network").layer(Layer::NetworkNamespace, Mode::IfAvailable);
+    let sandbox = sandbox.layer(Layer::UserNamespace, Mode::IfAvailable).allow(Word::Network);
+    if !sandbox.prepare().unwrap().enforced().has(Layer::NetworkNamespace) {
+        eprintln!("SKIPPED b_02_sockets_of_its_own: no network namespaces here");
+        return;
+    }
+    let (output, status) = ended(&sandbox);
+    assert!(status.success() && answers(&output).contains_key("done"), "{status}: {output}");
 }
 
 // ------------------------------------------------------------------------------------------------- how it is run

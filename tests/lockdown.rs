@@ -13,10 +13,10 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::sync::Barrier;
 
-use fdbroker::{Broker, Client, Enforced, Layer, Lockdown, Policy, Refusal, Rule, Sandbox, Word, lockdown};
+use fdbroker::{Broker, Client, Enforced, Layer, Lockdown, Policy, Refusal, Rule, Sandbox, Stdio, Word, lockdown};
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -279,8 +279,8 @@ fn b_12_workers_by_each_preset() {
         let policy = Policy::builder().allow(Rule::file(&file).read()).build().unwrap();
         let role = format!("worker {preset} {}", file.display());
         let sandbox = Sandbox::this_program().args(["--exact", "process", "--nocapture", "--test-threads=1"]);
-        let sandbox = sandbox.env("FDBROKER_TEST_ROLE", role).stdout(Stdio::null());
-        let (mut worker, channel) = sandbox.spawn().unwrap();
+        let sandbox = sandbox.env("FDBROKER_TEST_ROLE", role).stdout(Stdio::Null);
+        let (worker, channel) = sandbox.spawn().unwrap();
         let service = Broker::new().serve("worker", channel, policy).unwrap();
         assert!(worker.wait().unwrap().success(), "{preset}");
         service.wait().unwrap();

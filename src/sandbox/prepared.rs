@@ -232,8 +232,11 @@ impl Preparation<'_> {
         let has_landlock = self.put_up(Layer::Landlock, || {
             abi.as_ref().map(|abi| format!("ABI {abi}, the program and what it needs only")).map_err(Clone::clone)
         })?;
+        // In a network of its own, the worker reaches nobody by it but itself.
+        let has_tcp = self.sandbox.words.has(Word::Network) && self.enforced.has(Layer::NetworkNamespace);
         let landlock = match has_landlock {
-            true => landlock::for_start(&program.file, &files).map_err(self.failed("making the Landlock ruleset"))?,
+            true => landlock::for_start(&program.file, &files, has_tcp)
+                .map_err(self.failed("making the Landlock ruleset"))?,
             false => None,
         };
         let scoped = has_landlock && abi.is_ok_and(|abi| abi >= landlock::SCOPES_SIGNALS);
