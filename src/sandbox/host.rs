@@ -54,17 +54,21 @@ pub(super) fn available(layer: Layer) -> Result<String, String> {
         }
         Layer::User => Ok("any".to_owned()),
         Layer::UserNamespace if is_root => Err("not for root, whose workers get another user instead".to_owned()),
-        Layer::Capabilities | Layer::Securebits if !is_root => match tried(Layer::UserNamespace) {
-            Ok(()) => Ok("by the user namespace".to_owned()),
-            Err(why) => Err(format!(
-                "none is held, but the bounding set and the securebits stay as they are without a user namespace: {why}"
-            )),
-        },
+        Layer::Capabilities if !is_root && tried(Layer::UserNamespace).is_err() => {
+            Err("none is held, but the bounding set is as it was: it needs the user namespace".to_owned())
+        }
+        Layer::Securebits if !is_root && tried(Layer::UserNamespace).is_err() => {
+            Err("it needs the user namespace".to_owned())
+        }
         Layer::Landlock => landlock::abi().map(|abi| format!("ABI {abi}")),
         Layer::Seccomp if !has_filter() => {
             Err("this kernel or machine has no system-call filters (CONFIG_SECCOMP_FILTER)".to_owned())
         }
         Layer::Root => tried(layer).map(|()| "empty, in memory".to_owned()),
+        _ if layer.flag().is_some() && !is_root && layer != Layer::UserNamespace => {
+            tried(Layer::UserNamespace).map_err(|_| "it needs the user namespace".to_owned())?;
+            tried(layer).map(|()| "its own".to_owned())
+        }
         _ if layer.flag().is_some() => tried(layer).map(|()| "its own".to_owned()),
         _ => Ok("yes".to_owned()),
     }
