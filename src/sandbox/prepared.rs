@@ -219,11 +219,15 @@ impl Preparation<'_> {
         }
         let namespaces = self.namespaces()?;
         let root = self.root(&files)?;
-        let bounding_set = self.put_up(Layer::Capabilities, || {
-            host::available(Layer::Capabilities).map(|_| "none, in any set".to_owned())
+        let is_root = nix::unistd::geteuid().is_root();
+        let has_rights = is_root || namespaces & Layer::UserNamespace.flag().unwrap_or(0) != 0;
+        let bounding_set = self.put_up(Layer::Capabilities, || match has_rights {
+            true => host::available(Layer::Capabilities).map(|_| "none, in any set".to_owned()),
+            false => Err("none is held, but the bounding set is as it was: it needs the user namespace".to_owned()),
         })?;
-        let securebits = self.put_up(Layer::Securebits, || {
-            host::available(Layer::Securebits).map(|_| "locked: no capabilities by being user 0".to_owned())
+        let securebits = self.put_up(Layer::Securebits, || match has_rights {
+            true => host::available(Layer::Securebits).map(|_| "locked: no capabilities by being user 0".to_owned()),
+            false => Err("it needs the user namespace".to_owned()),
         })?;
         let no_new_privs = self.put_up(Layer::NoNewPrivs, || Ok("set".to_owned()))?;
         let limits = self.limits()?;
@@ -343,11 +347,7 @@ impl Preparation<'_> {
         {
             flags |= Layer::UserNamespace.flag().unwrap_or(0);
         }
-        let can = if is_root || flags != 0 {
-            Ok(())
-        } else {
-            Err("it needs the user namespace".to_owned())
-        };
+        let can = if is_root || flags != 0 { Ok(()) } else { Err("it needs the user namespace".to_owned()) };
         for layer in [
             Layer::MountNamespace,
             Layer::PidNamespace,
