@@ -375,6 +375,90 @@ fn b_02_exec_once() {
     assert_eq!(errno("execve", worker("execve").allow(Word::Exec)), libc::ENOENT);
 }
 
+/// B-02: the token is another one for each worker, and is nowhere in the memory or the registers of the program: not in
+/// what execveat(2) was handed, and not in what the parent's memory held when the process was made in it.
+#[test]
+fn b_02_the_token_is_not_to_be_found() {
+    let known = "a string that is in the environment";
+    let sandbox = Sandbox::new("/bin/cat").env("KNOWN", known);
+    let mut tokens = Vec::new();
+    for _ in 0..2 {
+        let (worker, _channel) = sandbox.spawn().unwrap();
+        let pid = worker.id();
+        let token = match stopped(pid).and_then(|()| token_of(pid)) {
+            Ok(token) => token.expect("a comparison of the sixth argument in the filter"),
+            Err(error) => {
+                eprintln!("SKIPPED b_02_the_token_is_not_to_be_found: reading another's filter: {error}");
+                return;
+            }
+        };
+        let memory = memory_of(pid);
+        assert!(contains(&memory, known.as_bytes()), "the search finds nothing at all");
+        assert!(!contains(&memory, &token.to_ne_bytes()), "{token:#x} is in the memory");
+        assert!(!registers_of(pid).contains(&token), "{token:#x} is in a register");
+        tokens.push(token);
+    }
+    assert_ne!(tokens[0], tokens[1]);
+}
+
+/// Stops a process, of which the calling thread is the tracer from now on.
+fn stopped(pid: u32) -> io::Result<()> {
+    ptrace(libc::PTRACE_SEIZE, pid, 0, 0)?;
+    ptrace(libc::PTRACE_INTERRUPT, pid, 0, 0)?;
+    let mut status = 0;
+    // SAFETY: the kernel writes an int.
+    let waited = unsafe { libc::waitpid(pid.cast_signed(), &raw mut status, libc::__WALL) };
+    if waited == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// What the filter compares with the sixth argument of a system call.
+fn token_of(pid: u32) -> io::Result<Option<u64>> {
+    const PTRACE_SECCOMP_GET_FILTER: u32 = 0x420c;
+    let length = ptrace(PTRACE_SECCOMP_GET_FILTER, pid, 0, 0)?;
+    // Instructions of 8 bytes: code, two jumps, k.
+    let mut code = vec![[0_u8; 8]; length];
+    ptrace(PTRACE_SECCOMP_GET_FILTER, pid, 0, code.as_mut_ptr() as usize)?;
+    let k = |instruction: &[u8; 8]| u32::from_ne_bytes([4, 5, 6, 7].map(|index| instruction[index]));
+    // What is compared right after a half of args[5] of struct seccomp_data was loaded.
+    let compared = |offset: u32| {
+        let pair = code.windows(2).find(|pair| pair[0][..2] == [0x20, 0] && k(&pair[0]) == offset)?;
+        Some(u64::from(k(&pair[1])))
+    };
+    Ok(compared(56).zip(compared(60)).map(|(lower, upper)| upper << 32 | lower))
+}
+
+fn memory_of(pid: u32) -> Vec<u8> {
+    use std::os::unix::fs::FileExt;
+    let memory = File::open(format!("/proc/{pid}/mem")).unwrap();
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let mut all = Vec::new();
+    for line in maps.lines() {
+        let (range, _) = line.split_once(' ').unwrap();
+        let (from, to) = range.split_once('-').unwrap();
+        let address = |text| u64::from_str_radix(text, 16).unwrap();
+        let mut bytes = vec![0; (address(to) - address(from)) as usize];
+        // Some cannot be read, such as [vvar].
+        if memory.read_exact_at(&mut bytes, address(from)).is_ok() {
+            all.append(&mut bytes);
+        }
+    }
+    all
+}
+
+fn registers_of(pid: u32) -> [u64; size_of::<libc::user_regs_struct>() / 8] {
+    let mut registers = [0_u64; size_of::<libc::user_regs_struct>() / 8];
+    ptrace(libc::PTRACE_GETREGS, pid, 0, registers.as_mut_ptr() as usize).unwrap();
+    registers
+}
+
+fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
+    bytes.windows(wanted.len()).any(|window| window == wanted)
+}
+
+fn ptrace(request: u32, pid: u32, address: usize, data: usize) -> io::Result<usize> {
+    Ok(call(libc::SYS_ptrace, &[request as usize, pid as usize, address, data])? as usize)
+}
+
 /// B-02: a worker whose refusals kill starts, and goes on as long as it keeps to its words; what C libraries probe is
 /// refused; anything else ends it.
 #[test]

@@ -128,6 +128,24 @@ fn b_12_words_beyond_a_preset() {
     });
 }
 
+/// B-12: where words let opens and sockets pass the filter, Landlock still refuses them.
+#[test]
+fn b_12_landlock_below_the_filter() {
+    if !has_landlock() {
+        eprintln!("SKIPPED b_12_landlock_below_the_filter: this kernel has no Landlock");
+        return;
+    }
+    let (_guard, directory) = common::directory();
+    in_a_fork(|| {
+        let preset = Lockdown::computes().allow(Word::Load).allow(Word::Exec).allow(Word::Code);
+        let enforced = preset.enforce().unwrap();
+        assert!(enforced.is_full(), "{enforced}");
+        assert_eq!(errno(File::open(&directory).map(drop)), libc::EACCES);
+        assert_eq!(errno(fs::write(directory.join("file"), "text")), libc::EACCES);
+        assert_eq!(errno(execute()), libc::EACCES);
+    });
+}
+
 /// B-12: it can be done again, which gives up more and nothing less.
 #[test]
 fn b_12_again_and_again() {
