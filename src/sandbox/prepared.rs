@@ -222,11 +222,15 @@ impl Preparation<'_> {
             return Err(self.unavailable(Layer::User, reason.to_owned()));
         }
         let root = self.root(&files)?;
-        let bounding_set = self.put_up(Layer::Capabilities, || {
-            host::available(Layer::Capabilities).map(|_| "none, in any set".to_owned())
+        let is_root = nix::unistd::geteuid().is_root();
+        let has_rights = is_root || namespaces & Layer::UserNamespace.flag().unwrap_or(0) != 0;
+        let bounding_set = self.put_up(Layer::Capabilities, || match has_rights {
+            true => host::available(Layer::Capabilities).map(|_| "none, in any set".to_owned()),
+            false => Err("none is held, but the bounding set is as it was: it needs the user namespace".to_owned()),
         })?;
-        let securebits = self.put_up(Layer::Securebits, || {
-            host::available(Layer::Securebits).map(|_| "locked: no capabilities by being user 0".to_owned())
+        let securebits = self.put_up(Layer::Securebits, || match has_rights {
+            true => host::available(Layer::Securebits).map(|_| "locked: no capabilities by being user 0".to_owned()),
+            false => Err("it needs the user namespace".to_owned()),
         })?;
         let no_new_privs = self.put_up(Layer::NoNewPrivs, || Ok("set".to_owned()))?;
         let limits = self.limits()?;
@@ -235,8 +239,11 @@ impl Preparation<'_> {
         let has_landlock = self.put_up(Layer::Landlock, || {
             abi.as_ref().map(|abi| format!("ABI {abi}, the program and what it needs only")).map_err(Clone::clone)
         })?;
+        // In a network of its own, the worker reaches nobody by it but itself.
+        let has_tcp = self.sandbox.words.has(Word::Network) && self.enforced.has(Layer::NetworkNamespace);
         let landlock = match has_landlock {
-            true => landlock::for_start(&program.file, &files).map_err(self.failed("making the Landlock ruleset"))?,
+            true => landlock::for_start(&program.file, &files, has_tcp)
+                .map_err(self.failed("making the Landlock ruleset"))?,
             false => None,
         };
         let scoped = has_landlock && abi.is_ok_and(|abi| abi >= landlock::SCOPES_SIGNALS);

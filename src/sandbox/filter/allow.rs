@@ -155,14 +155,19 @@ pub(super) fn refused() -> io::Result<Calls> {
 }
 
 /// What is refused with ENOSYS even where everything else ends the process.
-pub(super) fn probed(words: Words) -> Calls {
+pub(super) fn probed(words: Words) -> io::Result<Calls> {
     let mut calls = Calls::default();
     calls.any(calls::PROBED);
     if words.has(Word::Network) {
         // Which families there are.
         calls.any(&[libc::SYS_socket]);
     }
-    calls
+    // getpwuid(3) asks a name service cache before it reads a file: Python and shells do it at their start. And whether
+    // there is IPv6 at all is asked by having a socket of it.
+    calls.when(libc::SYS_socket, &[Is(0, libc::AF_UNIX as u64)])?;
+    let datagram = Bits(1, SOCKET_TYPE, libc::SOCK_DGRAM as u64);
+    calls.when(libc::SYS_socket, &[Is(0, libc::AF_INET6 as u64), datagram])?;
+    Ok(calls)
 }
 
 const EMPTY_PATH: u64 = libc::AT_EMPTY_PATH as u64;

@@ -84,7 +84,7 @@ fn program(words: Words, exec: Exec, signals: Signals, otherwise: Answer) -> io:
     let allowed = (allowed(words, exec, signals)?, Answer::Allow);
     let refused = match otherwise {
         Answer::Errno(_) => (refused()?, Answer::Errno(libc::EPERM)),
-        _ => (probed(words), Answer::Errno(libc::ENOSYS)),
+        _ => (probed(words)?, Answer::Errno(libc::ENOSYS)),
     };
     compile(&[allowed, refused], otherwise)
 }
