@@ -81,7 +81,7 @@ pub use channel::{Listener, ListenerOptions};
 pub use client::{Batch, Called, Client, DirEntry, OpenOptions};
 pub use error::{ChannelError, EndpointError, TakeError};
 #[cfg(target_os = "linux")]
-pub use error::{ClientError, Fault, LockdownError, PolicyError, SpawnError, SplitError};
+pub use error::{ClientError, Fault, LockdownError, NotReady, PolicyError, SpawnError, SplitError};
 #[cfg(target_os = "linux")]
 pub use policy::{Limits, Policy, Rule};
 #[cfg(all(target_os = "linux", feature = "policy-file"))]

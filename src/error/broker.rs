@@ -186,6 +186,18 @@ pub enum Fault {
     Channel(ChannelError),
 }
 
+/// Why a worker is not known to be ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotReady {
+    /// It has not said so in time. It may say so yet.
+    #[error("the worker has not said in time that it is ready; one that is to say so calls Client::ready")]
+    TimedOut,
+    /// Its service has ended, and it has not said so before.
+    #[error("the worker's service has ended before the worker said that it is ready")]
+    Ended,
+}
+
 /// Why no worker was started. No process and no descriptor is left.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
