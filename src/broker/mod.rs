@@ -212,6 +212,11 @@ impl Service {
         self.readiness.is_declared()
     }
 
+    /// Whether the service has come to its end: to wait for it takes no time then.
+    pub(crate) fn is_over(&self) -> bool {
+        self.readiness.is_over()
+    }
+
     /// What the worker may have at this moment.
     #[must_use]
     pub fn standing(&self) -> &Standing {
@@ -237,11 +242,6 @@ impl Service {
     /// It asks for more than the worker holds; nothing changes.
     pub fn narrow(&self, narrowing: &Narrowing) -> Result<(), NotHeld> {
         self.standing.narrow(narrowing)
-    }
-
-    /// For ending the service from elsewhere while this value waits.
-    pub(crate) fn channel(&self) -> Arc<Channel> {
-        self.channel.clone()
     }
 
     /// Ends the service: the worker sees a hang-up, after the replies that it was given. A request that is being

@@ -47,6 +47,10 @@ impl Readiness {
         self.state().declared
     }
 
+    pub(super) fn is_over(&self) -> bool {
+        self.state().ended
+    }
+
     pub(super) fn wait(&self, timeout: Duration) -> Result<(), NotReady> {
         let undecided = |state: &mut State| !state.declared && !state.ended;
         let waited = self.changed.wait_timeout_while(self.state(), timeout, undecided);

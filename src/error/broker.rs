@@ -244,6 +244,26 @@ impl fmt::Display for Of<'_> {
     }
 }
 
+/// Why a supervisor could not start a worker, or lost sight of it. No process is left.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The policy's closure failed.
+    #[error("making the policy: {0}")]
+    Policy(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The worker could not be started.
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    /// A system call of the supervisor failed.
+    #[error("{call}: {source}")]
+    Os {
+        /// The call, or what it was for.
+        call: &'static str,
+        /// Its errno.
+        source: io::Error,
+    },
+}
+
 /// Why `lockdown` left the process as it is, or half locked down: end the process.
 #[derive(Debug, thiserror::Error)]
 #[error("lockdown: {what}: {source}")]

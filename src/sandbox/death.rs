@@ -7,16 +7,18 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use super::oom::{OomKills, Scope};
-use super::{Ended, Limit, syscall};
+use super::worker::Ended;
+use super::{Limit, syscall};
 
 /// The reason of a worker's end. [`Display`](fmt::Display) says it in words, with what to do about it.
 ///
 /// # What it rests on
 ///
 /// The exit code and the signal are the kernel's word. Out of memory and CPU time are conclusions: both end a process by
-/// SIGKILL, which says no more. So they are concluded from what else is known, and only where this broker has not sent
-/// that signal itself; somebody else's may have come at the same moment. The other limit's signals (SIGXCPU, SIGXFSZ)
-/// could have been sent by somebody, too; nobody does.
+/// SIGKILL, which says no more. They are drawn only where this broker has not sent that signal itself: from a counter of
+/// such kills that has grown since the worker's start, and from CPU time used of about the limit (three quarters: the
+/// kernel counts ticks against it). Somebody else's SIGKILL may have come at the same moment. The signals SIGXCPU and
+/// SIGXFSZ could have been sent by somebody as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Death {
@@ -175,24 +177,25 @@ impl Notes {
     }
 }
 
-/// The clocks of rusage are in whole microseconds, each rounded down.
-const ROUNDING: Duration = Duration::from_micros(2);
-
 /// `counted`: where the kernel has counted a kill for want of memory meanwhile.
 fn explained(ended: &Ended, counted: Option<Scope>, cpu_time: Option<Duration>) -> Death {
     let Some(number) = ended.status.signal() else { return Death::Exit(ended.status.code().unwrap_or_default()) };
-    let used = ended.user_time + ended.system_time + ROUNDING;
+    let used = ended.user_time + ended.system_time;
     match number {
-        libc::SIGSYS | libc::SIGKILL if ended.refused.is_some() => {
-            Death::SystemCall(ended.refused.unwrap_or_default())
-        }
+        libc::SIGSYS | libc::SIGKILL if ended.refused.is_some() => Death::SystemCall(ended.refused.unwrap_or_default()),
         libc::SIGXCPU => Death::Limit(Limit::CpuTime),
         libc::SIGXFSZ => Death::Limit(Limit::FileSize),
         libc::SIGKILL if ended.killed => Death::Killed,
-        libc::SIGKILL if cpu_time.is_some_and(|limit| used >= limit) => Death::Limit(Limit::CpuTime),
+        libc::SIGKILL if cpu_time.is_some_and(|limit| is_about(used, limit)) => Death::Limit(Limit::CpuTime),
         libc::SIGKILL if counted.is_some() => Death::OutOfMemory { in_its_cgroup: counted == Some(Scope::Cgroup) },
         _ => Death::Signal { number, core_dumped: ended.status.core_dumped() },
     }
+}
+
+/// The kernel holds the limit against whole ticks of its clock, and tells what was used to the nanosecond: on a busy
+/// machine a tick may be counted of which another process had a part.
+fn is_about(used: Duration, limit: Duration) -> bool {
+    used >= limit * 3 / 4
 }
 
 #[cfg(test)]
@@ -250,10 +253,10 @@ mod tests {
             // Limits.
             (ended(libc::SIGXCPU), None, None, Death::Limit(Limit::CpuTime)),
             (ended(libc::SIGXFSZ), None, second, Death::Limit(Limit::FileSize)),
-            (busy(700, 300), None, second, Death::Limit(Limit::CpuTime)),
+            (busy(450, 300), None, second, Death::Limit(Limit::CpuTime)),
             (busy(900, 200), cgroup, second, Death::Limit(Limit::CpuTime)),
-            (busy(700, 299), None, second, signal(libc::SIGKILL)),
-            (busy(700, 299), cgroup, second, memory(true)),
+            (busy(450, 299), None, second, signal(libc::SIGKILL)),
+            (busy(450, 299), cgroup, second, memory(true)),
             (busy(5000, 0), None, None, signal(libc::SIGKILL)),
             (Ended { killed: true, ..busy(1000, 0) }, None, second, Death::Killed),
             // By us, or before we came to it.
@@ -278,14 +281,23 @@ mod tests {
             (Death::Exit(3), "it ended with exit code 3: see what it wrote to standard error"),
             (signal(libc::SIGPIPE), "SIGPIPE killed it: it wrote where nobody reads any more"),
             (signal(40), "signal 40 killed it: somebody sent it, and the worker does not handle it"),
-            (Death::Limit(Limit::FileSize), "it was killed at its limit on file size: raise that, if it is due so much"),
+            (
+                Death::Limit(Limit::FileSize),
+                "it was killed at its limit on file size: raise that, if it is due so much",
+            ),
         ] {
             assert_eq!(death.to_string(), words);
         }
         let socket = Death::SystemCall(SOCKET).to_string();
-        assert!(socket.starts_with(&format!("its filter killed it for the system call socket ({SOCKET}): ")), "{socket}");
+        assert!(
+            socket.starts_with(&format!("its filter killed it for the system call socket ({SOCKET}): ")),
+            "{socket}"
+        );
         let newer = Death::SystemCall(4000).to_string();
-        assert!(newer.starts_with("its filter killed it for system call 4000 (`ausyscall 4000` names it): "), "{newer}");
+        assert!(
+            newer.starts_with("its filter killed it for system call 4000 (`ausyscall 4000` names it): "),
+            "{newer}"
+        );
     }
 
     #[test]
@@ -296,7 +308,7 @@ mod tests {
             (dumped, r#"{"reason":"signal","success":false,"signal":11,"name":"SIGSEGV","core_dumped":true,"text":"#),
             (signal(40), r#"{"reason":"signal","success":false,"signal":40,"name":null,"core_dumped":false,"text":"#),
             (Death::SystemCall(4000), r#"{"reason":"system-call","success":false,"number":4000,"name":null,"text":"#),
-            (Death::Limit(Limit::CpuTime), r#"{"reason":"limit","success":false,"limit":"CPU time","text":"#),
+            (Death::Limit(Limit::CpuTime), r#"{"reason":"limit","success":false,"limit":"cpu time","text":"#),
             (Death::Killed, r#"{"reason":"killed","success":false,"text":"its broker killed it"}"#),
         ] {
             let json = death.to_json();
