@@ -158,9 +158,8 @@ mod tests {
         };
         let again = Next::StartAfter(SECOND);
         assert_eq!([life(0, 0), life(1, 1), life(2, 9)], [again; 3]);
-        // The starts at 1 and 2 are within 10 seconds of the one that would be at 10; the one at 0 was not.
-        assert_eq!(life(10, 10), again);
-        assert_eq!(life(11, 11), Next::GiveUp);
+        // Of the one that is to be at 13, those at 10, 11 and 12 are within 10 seconds: it would be the fourth.
+        assert_eq!([life(10, 10), life(11, 11), life(12, 12)], [again, again, Next::GiveUp]);
         // A number of 0 is as 1; an interval of 0 is no ceiling.
         restarts.forget();
         restarts.start_limit = (0, SECOND * 10);
