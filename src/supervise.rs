@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use crate::broker::Broker;
 use crate::error::{Fault, SplitError};
 use crate::policy::Policy;
-use crate::sandbox::{Enforced, Sandbox};
+use crate::sandbox::{Enforced, Prepared};
 
 /// The signals that are passed on to the worker. They must be blocked in the whole process before there are threads, so
 /// that none of them takes one.
@@ -28,7 +28,7 @@ pub(crate) fn passed_on() -> SigSet {
 /// served.
 pub(crate) fn supervise(
     signals: &SigSet,
-    sandbox: Sandbox,
+    prepared: &Prepared,
     broker: &Broker,
     policy: impl Into<Arc<Policy>>,
     announce: impl FnOnce(&Enforced),
@@ -37,7 +37,7 @@ pub(crate) fn supervise(
     let descriptor =
         SignalFd::with_flags(signals, SfdFlags::SFD_CLOEXEC).map_err(|errno| os("signalfd")(errno.into()))?;
 
-    let (worker, channel) = sandbox.spawn()?;
+    let (worker, channel) = prepared.spawn()?;
     let pid = Pid::from_raw(worker.id().try_into().unwrap_or(i32::MAX));
     announce(worker.enforced());
     let service = broker.serve("worker", channel, policy).map_err(os("starting the broker's thread"))?;

@@ -10,8 +10,10 @@ mod learn;
 mod paint;
 mod request;
 mod run;
+mod sandbox;
 mod source;
 mod table;
+mod walls;
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -32,6 +34,7 @@ Examples:
   fdbroker check policy.toml
   fdbroker explain policy.toml read /etc/hosts
   fdbroker run policy.toml -- /usr/lib/my-daemon/worker --verbose
+  fdbroker sandbox -- /usr/bin/sort
 
 What a policy file says is in the documentation of fdbroker::PolicyFile: https://docs.rs/fdbroker
 
@@ -48,6 +51,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Run),
+    Sandbox(sandbox::Sandboxed),
     Check(check::Check),
     Explain(explain::Explain),
     #[cfg(feature = "learn")]
@@ -73,6 +77,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Run(run) => run.run(),
+        Command::Sandbox(sandboxed) => sandboxed.run(),
         Command::Check(check) => check.run(),
         Command::Explain(explain) => explain.run(),
         #[cfg(feature = "learn")]
