@@ -343,11 +343,9 @@ impl Preparation<'_> {
     fn namespaces(&mut self) -> Result<u64, SpawnError> {
         let is_root = host::changes_user();
         let mut flags = 0;
-        // Root has no use for one, which is no lack.
-        let wanted = self.sandbox.mode(Layer::UserNamespace);
-        if !(is_root && wanted == Mode::IfAvailable)
-            && self.put_up(Layer::UserNamespace, || host::available(Layer::UserNamespace))?
-        {
+        // Root has no use for one, which is no lack, unless it asks by name.
+        let is_asked = self.sandbox.modes.get(&Layer::UserNamespace) == Some(&Mode::Required);
+        if (!is_root || is_asked) && self.put_up(Layer::UserNamespace, || host::available(Layer::UserNamespace))? {
             flags |= Layer::UserNamespace.flag().unwrap_or(0);
         }
         let can = if is_root || flags != 0 { Ok(()) } else { Err("it needs the user namespace".to_owned()) };
