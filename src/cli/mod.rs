@@ -1,5 +1,5 @@
-//! `[broker]` The program `fdbroker`: runs a worker by a policy file, and says what is in one. No part of the library's
-//! interface.
+//! `[broker]` The program `fdbroker`: runs a worker by a policy file, and says what is in one; runs any program in the
+//! sandbox. No part of the library's interface.
 
 mod audit;
 mod check;
@@ -27,7 +27,7 @@ const ABOUT: &str = "Runs programs that open nothing themselves, and says what a
 const LONG_ABOUT: &str = "\
 Runs a program in a sandbox, in which it can open no file and no socket, and hands it the descriptors that a policy \
 grants when it asks for them. The program must be a cooperating worker: one that asks the broker at its standard input, \
-through the crate fdbroker or by its documented wire format.";
+through the crate fdbroker or by its documented wire format. Any other program can be run in the sandbox alone.";
 
 const AFTER: &str = "\
 Examples:
