@@ -91,7 +91,7 @@ pub use resolve::Resolver;
 #[cfg(target_os = "linux")]
 pub use sandbox::{
     Death, Enforced, Host, Layer, Limit, Line, Lockdown, Mode, NotFull, Prepared, Preset, Refusal, Sandbox, Stdio,
-    Step, UnknownPreset, UnknownWord, Word, Worker, lockdown,
+    Step, UnknownLayer, UnknownLimit, UnknownPreset, UnknownRefusal, UnknownWord, Word, Worker, lockdown,
 };
 #[cfg(target_os = "linux")]
 pub use split::{Split, split};

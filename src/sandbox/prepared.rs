@@ -37,7 +37,7 @@ struct Inner {
     plan: Plan,
     filter: Option<filter::Start>,
     enforced: Arc<Enforced>,
-    channel_at: RawFd,
+    channel_at: Option<RawFd>,
     /// Of 0, 1 and 2, where the channel is not.
     stdio: Vec<(RawFd, Stdio)>,
     /// Number in the worker, and what is duplicated there.
@@ -104,8 +104,8 @@ impl Inner {
             programs.iter().map(|program| Filter { code: &program.code, listener: program.listener }).collect();
         let standard_places = standard.iter().map(|(number, fd)| (fd.as_raw_fd(), *number));
         let declared = self.descriptors.iter().map(|(number, fd)| (fd.as_raw_fd(), *number));
-        let mut places: Vec<_> =
-            standard_places.chain(declared).chain([(there.as_raw_fd(), self.channel_at)]).collect();
+        let channel = self.channel_at.map(|number| (there.as_raw_fd(), number));
+        let mut places: Vec<_> = standard_places.chain(declared).chain(channel).collect();
         places.sort_by_key(|(_, number)| *number);
         let start = Start {
             plan: &self.plan,
@@ -315,13 +315,13 @@ impl Preparation<'_> {
             Err(self.failed("choosing the descriptors")(io::Error::new(io::ErrorKind::InvalidInput, what)))
         };
         let Sandbox { channel_at, descriptors, .. } = self.sandbox;
-        if *channel_at < 0 || matches!(channel_at, 1 | 2) {
+        if channel_at.is_some_and(|number| number < 0 || matches!(number, 1 | 2)) {
             return wrong("the channel is at 0, or at 3 or more");
         }
-        if *channel_at == 0 && self.sandbox.stdin.is_some() {
+        if *channel_at == Some(0) && self.sandbox.stdin.is_some() {
             return wrong("standard input is the channel: put that elsewhere first (channel_at)");
         }
-        if descriptors.keys().any(|number| *number < 3 || number == channel_at) {
+        if descriptors.keys().any(|number| *number < 3 || Some(*number) == *channel_at) {
             return wrong("a further descriptor has a number from 3 on that is not the channel's");
         }
         if self.sandbox.stdin.as_ref().is_some_and(|stdin| matches!(stdin, Stdio::Log)) {
@@ -331,7 +331,7 @@ impl Preparation<'_> {
         if logs && self.sandbox.log.is_none() {
             return wrong("there is nobody to log to: say whom (Sandbox::log)");
         }
-        let last = descriptors.keys().chain([channel_at, &2]).max().copied().unwrap_or(2);
+        let last = descriptors.keys().chain(channel_at).chain(&[2]).max().copied().unwrap_or(2);
         last.checked_add(1).map_or_else(|| wrong("there is no such descriptor"), Ok)
     }
 
@@ -445,10 +445,10 @@ impl Preparation<'_> {
 }
 
 fn described_descriptors(sandbox: &Sandbox) -> String {
-    let mut numbers: Vec<_> = (0..3).chain([sandbox.channel_at]).chain(sandbox.descriptors.keys().copied()).collect();
+    let mut numbers: Vec<_> = (0..3).chain(sandbox.channel_at).chain(sandbox.descriptors.keys().copied()).collect();
     numbers.sort_unstable();
     numbers.dedup();
-    let described = |number: RawFd| match number == sandbox.channel_at {
+    let described = |number: RawFd| match Some(number) == sandbox.channel_at {
         true => format!("{number} (the channel)"),
         false => number.to_string(),
     };
@@ -464,7 +464,7 @@ fn groups(groups: &[u32]) -> String {
 
 fn stdio_places(sandbox: &Sandbox) -> Vec<(RawFd, Stdio)> {
     let mut places = vec![(1, sandbox.stdout.clone()), (2, sandbox.stderr.clone())];
-    if sandbox.channel_at != 0 {
+    if sandbox.channel_at != Some(0) {
         places.push((0, sandbox.stdin.clone().unwrap_or(Stdio::Null)));
     }
     places

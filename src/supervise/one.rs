@@ -17,7 +17,7 @@ use super::life::{LAST_WORDS, Life};
 use crate::broker::Broker;
 use crate::error::{Fault, SplitError};
 use crate::policy::Policy;
-use crate::sandbox::{Enforced, Sandbox, Worker};
+use crate::sandbox::{Enforced, Prepared, Worker};
 
 /// The signals that are passed on to the worker. They must be blocked in the whole process before there are threads, so
 /// that none of them takes one.
@@ -30,7 +30,7 @@ pub(crate) fn passed_on() -> SigSet {
 /// served.
 pub(crate) fn supervise(
     signals: &SigSet,
-    sandbox: Sandbox,
+    prepared: &Prepared,
     broker: &Broker,
     policy: impl Into<Arc<Policy>>,
     announce: impl FnOnce(&Enforced),
@@ -40,7 +40,7 @@ pub(crate) fn supervise(
     let signals = SignalFd::with_flags(signals, flags).map_err(|errno| os("signalfd")(errno.into()))?;
     let bell = Arc::new(Bell::new().map_err(os("eventfd"))?);
 
-    let (worker, channel) = sandbox.spawn()?;
+    let (worker, channel) = prepared.spawn()?;
     announce(worker.enforced());
     let life = Life::begin(worker, channel, broker, "worker", policy.into(), &bell);
     let mut life = life.map_err(os("starting the broker's thread"))?;

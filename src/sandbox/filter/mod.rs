@@ -11,7 +11,7 @@ mod calls;
 mod compile;
 mod word;
 
-pub use word::{Refusal, UnknownWord, Word};
+pub use word::{Refusal, UnknownRefusal, UnknownWord, Word};
 
 use std::io;
 
