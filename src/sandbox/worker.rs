@@ -75,7 +75,10 @@ impl Worker {
             loop {
                 let mut waited = [listener.as_fd(), pidfd.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
                 let ready = poll(&mut waited, PollTimeout::NONE);
-                let [asks, ended] = waited.map(|fd| fd.revents().is_some_and(|events| !events.is_empty()));
+                let [listener_says, pidfd_says] = waited.map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+                // Not by POLLHUP, which says that nobody has the filter any more, and goes on saying it.
+                let asks = listener_says.contains(PollFlags::POLLIN);
+                let ended = !listener_says.is_empty() || !pidfd_says.is_empty();
                 match (ready, asks) {
                     (Err(Errno::EINTR), _) => {}
                     (Ok(_), true) => match notify::next(&listener) {

@@ -5,6 +5,8 @@ pub mod heap;
 pub mod namespace;
 pub mod served;
 #[cfg(target_os = "linux")]
+pub mod state;
+#[cfg(target_os = "linux")]
 pub mod watched;
 
 use std::fs;
