@@ -1,7 +1,7 @@
 //! `[broker]` A running worker.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::{ChildStderr, ChildStdin, ChildStdout, ExitStatus};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::Enforced;
-use crate::sys::{notify, process};
+use crate::sys::{descriptor, notify, process};
 
 /// A running worker, held by a pidfd: what is done to it is done to it and no other process, whatever has become of its
 /// process id. `&Worker` can be shared among threads.
@@ -66,6 +66,15 @@ impl Worker {
             killed: AtomicBool::new(false),
             refused: Arc::new(AtomicI64::new(NONE)),
         }
+    }
+
+    /// A broker may have closed 0, 1 or 2: the kernel must not have put the pidfd there, for the next `println!` to write
+    /// into.
+    pub(super) fn out_of_the_way(&mut self) -> io::Result<()> {
+        if self.pidfd.as_raw_fd() < 3 {
+            self.pidfd = descriptor::duplicate_above(self.pidfd.as_fd(), 3)?;
+        }
+        Ok(())
     }
 
     /// Kills it when its filter's listener is asked, and remembers for which system call.
