@@ -10,6 +10,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use nix::unistd::geteuid;
+
 use super::files::Files;
 use super::filter::{self, Word};
 use super::program::Program;
@@ -31,7 +33,7 @@ struct Inner {
     program: PathBuf,
     plan: Plan,
     filter: Option<filter::Start>,
-    enforced: Enforced,
+    enforced: Arc<Enforced>,
     channel_at: RawFd,
     /// Of 0, 1 and 2, where the channel is not.
     stdio: Vec<(RawFd, Stdio)>,
@@ -111,7 +113,7 @@ impl Inner {
         drop((there, standard, listener_there));
 
         // From here on, an error drops the worker, and so ends it.
-        let worker = Worker::new(pid, pidfd, self.enforced.clone(), streams);
+        let worker = Worker::new(pid, pidfd, Arc::clone(&self.enforced), streams);
         if let Some(socket) = listener_here {
             let listener = received(&socket).map_err(failed("receiving the filter's listener"))?;
             worker.watch(listener).map_err(failed("starting the thread that watches the filter"))?;
@@ -209,15 +211,16 @@ impl Preparation<'_> {
         let program = Program::open(&sandbox.program).map_err(self.failed("opening the program"))?;
         let files = Files::of(&program, &sandbox.runtime).map_err(self.failed("opening what it needs"))?;
 
-        let mut descriptors = vec![format!("{} (the channel)", sandbox.channel_at)];
-        let others = (0..3).filter(|number| *number != sandbox.channel_at).chain(sandbox.descriptors.keys().copied());
-        descriptors.extend(others.map(|number| number.to_string()));
-        self.put_up(Layer::Descriptors, || Ok(descriptors.join(", ")))?;
+        self.put_up(Layer::Descriptors, || Ok(described_descriptors(sandbox)))?;
         let described = ids.as_ref().map(|ids| format!("uid {}, gid {}, {}", ids.uid, ids.gid, groups(&ids.groups)));
-        if !self.put_up(Layer::User, || host::available(Layer::User).map(|_| described.unwrap_or_default()))? {
-            ids = None;
-        }
+        let is_another =
+            self.put_up(Layer::User, || host::available(Layer::User).map(|_| described.unwrap_or_default()))?;
+        ids = ids.filter(|_| is_another);
         let namespaces = self.namespaces()?;
+        if !is_another && geteuid().is_root() && namespaces & Layer::UserNamespace.flag().unwrap_or(0) == 0 {
+            let reason = "a worker is never user 0: it is another, or in a user namespace of its own";
+            return Err(self.unavailable(Layer::User, reason.to_owned()));
+        }
         let root = self.root(&files)?;
         let is_root = nix::unistd::geteuid().is_root();
         let has_rights = is_root || namespaces & Layer::UserNamespace.flag().unwrap_or(0) != 0;
@@ -289,7 +292,7 @@ impl Preparation<'_> {
                 image: Some(image),
             },
             filter,
-            enforced: self.enforced,
+            enforced: Arc::new(self.enforced.in_order()),
             channel_at: sandbox.channel_at,
             stdio: stdio_places(sandbox),
             descriptors: declared,
@@ -338,7 +341,7 @@ impl Preparation<'_> {
     }
 
     fn namespaces(&mut self) -> Result<u64, SpawnError> {
-        let is_root = nix::unistd::geteuid().is_root();
+        let is_root = host::changes_user();
         let mut flags = 0;
         // Root has no use for one, which is no lack.
         let wanted = self.sandbox.mode(Layer::UserNamespace);
@@ -419,6 +422,17 @@ impl Preparation<'_> {
     fn unavailable(&self, layer: Layer, reason: String) -> SpawnError {
         SpawnError::Unavailable { program: self.sandbox.program.clone(), layer, reason }
     }
+}
+
+fn described_descriptors(sandbox: &Sandbox) -> String {
+    let mut numbers: Vec<_> = (0..3).chain([sandbox.channel_at]).chain(sandbox.descriptors.keys().copied()).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    let described = |number: RawFd| match number == sandbox.channel_at {
+        true => format!("{number} (the channel)"),
+        false => number.to_string(),
+    };
+    numbers.into_iter().map(described).collect::<Vec<_>>().join(", ")
 }
 
 fn groups(groups: &[u32]) -> String {

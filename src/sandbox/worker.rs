@@ -24,7 +24,7 @@ use crate::sys::{notify, process};
 pub struct Worker {
     pid: libc::pid_t,
     pidfd: OwnedFd,
-    enforced: Enforced,
+    enforced: Arc<Enforced>,
     streams: Mutex<Streams>,
     ended: Mutex<Option<Ended>>,
     killed: AtomicBool,
@@ -56,7 +56,7 @@ pub(super) struct Streams {
 const NONE: i64 = i64::MIN;
 
 impl Worker {
-    pub(super) fn new(pid: libc::pid_t, pidfd: OwnedFd, enforced: Enforced, streams: Streams) -> Self {
+    pub(super) fn new(pid: libc::pid_t, pidfd: OwnedFd, enforced: Arc<Enforced>, streams: Streams) -> Self {
         Self {
             pid,
             pidfd,

@@ -97,7 +97,9 @@ fn add(calls: &mut Calls, word: Word, signals: Signals) -> io::Result<()> {
             // With CLONE_PARENT it would be a child of the worker's parent, outside of its PID namespace's reaping.
             let parent = libc::CLONE_PARENT as u64;
             calls.when(libc::SYS_clone, &[Bits(0, NAMESPACES | thread | parent, 0)])?;
-            calls.when(libc::SYS_prctl, &[Is(0, libc::PR_SET_PDEATHSIG as u64)])?;
+            // For what it starts. Nothing else than SIGKILL, which is what it has itself: so it cannot outlive the
+            // broker by it.
+            calls.when(libc::SYS_prctl, &[Is(0, libc::PR_SET_PDEATHSIG as u64), WholeIs(1, libc::SIGKILL as u64)])?;
             if signals.are_scoped {
                 calls.any(calls::KILL);
             }
