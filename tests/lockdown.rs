@@ -82,6 +82,7 @@ fn b_12_a_plain_process_that_serves() {
 #[test]
 fn b_12_a_plain_process_that_computes() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
     let (mut here, mut there) = UnixStream::pair().unwrap();
     in_a_fork(|| {
         let enforced = Lockdown::computes().enforce().unwrap();
