@@ -3,6 +3,11 @@
 //! The child is in its parent's memory (`clone`): it makes system calls and reads what was prepared, and does nothing
 //! else. It does not allocate, does not panic, and writes to its own stack and its [`Report`] alone. The order of the
 //! steps matters: a wrong one fails with EPERM, EACCES or EBADF.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "arguments and answers of system calls are machine words"
+)]
 
 use std::convert::Infallible;
 use std::ffi::{CStr, CString, OsStr, OsString, c_int, c_void};
