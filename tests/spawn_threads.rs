@@ -360,7 +360,7 @@ fn f_06_a_descriptor_that_keeps_its_number() {
 fn f_06_nothing_on_the_standard_numbers() {
     alone("f_06_nothing_on_the_standard_numbers", || {
         // libtest prints the result to standard output.
-        let standard = [0, 1, 2].map(|number| dup_above_20(number));
+        let standard = [0, 1, 2].map(dup_above_20);
         (0..3).for_each(|number| nix::unistd::close(number).unwrap());
         let mut wrong = Vec::new();
         for preset in Preset::ALL {
