@@ -6,7 +6,7 @@ use std::fmt;
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::signal::SigSet;
-use nix::sys::wait::WaitStatus;
+use std::process::ExitStatus;
 
 use crate::broker::{Broker, Record};
 use crate::client::Client;
@@ -123,7 +123,7 @@ impl Split {
         self,
         signals: &SigSet,
         policy: impl FnOnce() -> Result<Policy, E>,
-    ) -> Result<WaitStatus, SplitError>
+    ) -> Result<ExitStatus, SplitError>
     where
         E: Into<Box<dyn Error + Send + Sync>>,
     {

@@ -1,5 +1,6 @@
 //! `[broker -> worker]` Starting a program as a worker: with a channel, and with nothing else.
 
+mod death;
 mod enforced;
 mod files;
 mod filter;
@@ -8,15 +9,18 @@ mod landlock;
 mod layer;
 mod limit;
 mod lockdown;
+mod oom;
 mod prepared;
 mod program;
 mod root;
 mod spawner;
 mod stdio;
+mod syscall;
 mod user;
 mod worker;
 
 pub use crate::sys::child::Step;
+pub use death::Death;
 pub use enforced::{Enforced, NotFull};
 pub use filter::{Refusal, UnknownRefusal, UnknownWord, Word};
 pub use host::Host;

@@ -9,11 +9,14 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::unistd::geteuid;
 
+use super::death::Notes;
 use super::files::Files;
 use super::filter::{self, Word};
+use super::oom::OomKills;
 use super::program::Program;
 use super::stdio::{self, Opened, moved};
 use super::worker::Streams;
@@ -44,6 +47,9 @@ struct Inner {
     above: RawFd,
     log: Option<stdio::Log>,
     limits: Vec<Limit>,
+    /// What explains its end.
+    cpu_time: Option<Duration>,
+    oom_kills: Option<OomKills>,
     has_pid_namespace: bool,
 }
 
@@ -109,11 +115,12 @@ impl Inner {
             listener: listener_there.as_ref().map(AsRawFd::as_raw_fd),
             parent: parent.as_ref().map(AsRawFd::as_raw_fd),
         };
+        let notes = Notes::at_start(self.oom_kills.as_ref(), self.cpu_time);
         let (pid, pidfd) = child::spawn(&start).map_err(|failure| self.failed_step(failure))?;
         drop((there, standard, listener_there));
 
         // From here on, an error drops the worker, and so ends it.
-        let worker = Worker::new(pid, pidfd, Arc::clone(&self.enforced), streams);
+        let worker = Worker::new(pid, pidfd, Arc::clone(&self.enforced), streams, notes);
         if let Some(socket) = listener_here {
             let listener = received(&socket).map_err(failed("receiving the filter's listener"))?;
             worker.watch(listener).map_err(failed("starting the thread that watches the filter"))?;
@@ -275,6 +282,7 @@ impl Preparation<'_> {
         let working_directory =
             working_directory.map_err(|error| self.failed("reading the working directory")(error.into()))?;
         let has_user_namespace = namespaces & Layer::UserNamespace.flag().unwrap_or(0) != 0;
+        let cpu_time = limits.iter().find(|(limit, _)| *limit == Limit::CpuTime);
         Ok(Inner {
             program: sandbox.program.clone(),
             plan: Plan {
@@ -298,6 +306,8 @@ impl Preparation<'_> {
             descriptors: declared,
             above,
             log: sandbox.log.clone(),
+            cpu_time: cpu_time.map(|(_, seconds)| Duration::from_secs(*seconds)),
+            oom_kills: OomKills::of_this_process(),
             limits: limits.into_iter().map(|(limit, _)| limit).collect(),
             has_pid_namespace,
         })

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::Enforced;
+use super::death::Notes;
+use super::{Death, Enforced};
 use crate::sys::{notify, process};
 
 /// A running worker, held by a pidfd: what is done to it is done to it and no other process, whatever has become of its
@@ -29,6 +30,7 @@ pub struct Worker {
     ended: Mutex<Option<Ended>>,
     killed: AtomicBool,
     refused: Arc<AtomicI64>,
+    notes: Notes,
 }
 
 /// How a worker ended.
@@ -56,7 +58,13 @@ pub(super) struct Streams {
 const NONE: i64 = i64::MIN;
 
 impl Worker {
-    pub(super) fn new(pid: libc::pid_t, pidfd: OwnedFd, enforced: Arc<Enforced>, streams: Streams) -> Self {
+    pub(super) fn new(
+        pid: libc::pid_t,
+        pidfd: OwnedFd,
+        enforced: Arc<Enforced>,
+        streams: Streams,
+        notes: Notes,
+    ) -> Self {
         Self {
             pid,
             pidfd,
@@ -65,6 +73,7 @@ impl Worker {
             ended: Mutex::new(None),
             killed: AtomicBool::new(false),
             refused: Arc::new(AtomicI64::new(NONE)),
+            notes,
         }
     }
 
@@ -131,6 +140,15 @@ impl Worker {
     /// As for [`wait`](Self::wait).
     pub fn wait_timeout(&self, timeout: Duration) -> io::Result<Option<ExitStatus>> {
         Ok(self.ended(Some(timeout))?.map(|ended| ended.status))
+    }
+
+    /// Waits for its end, and says the reason of it.
+    ///
+    /// # Errors
+    /// As for [`wait`](Self::wait).
+    pub fn death(&self) -> io::Result<Death> {
+        let ended = self.ended(None)?.ok_or(Errno::ECHILD)?;
+        Ok(self.notes.explain(&ended))
     }
 
     /// Sends it a signal, by its number (`libc::SIGTERM`). No error if it has ended already. A worker in a PID namespace
