@@ -48,6 +48,9 @@ impl Files {
         for _ in 0..INTERPRETERS {
             let Some(interpreter) = next else { break };
             libraries |= interpreter.wants_libraries();
+            if interpreter.kind == Kind::Unreadable {
+                files.add_loaders();
+            }
             next = files.add_interpreter(&interpreter.kind)?;
         }
         if libraries {

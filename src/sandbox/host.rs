@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use nix::unistd::{getegid, geteuid};
 
 use super::{Layer, landlock, user};
-use crate::sys::child::{self, Failure, Plan, Start, Step};
+use crate::sys::child::{self, Entity, Failure, Plan, Start, Step};
 use crate::sys::process;
 
 /// What this host offers for each layer of a sandbox, to this process: see [`Host::probe`].
@@ -60,7 +60,14 @@ pub(super) fn available(layer: Layer) -> Result<String, String> {
         Layer::Capabilities if in_user_namespace && tried(Layer::UserNamespace).is_err() => {
             Err("none is held, but the bounding set is as it was: it needs the user namespace".to_owned())
         }
-        Layer::Capabilities => tried(layer).map(|()| "none, in any set".to_owned()),
+        Layer::Capabilities => {
+            let bounding = |why| format!("none is held, but the bounding set is as it was: {why}");
+            tried(layer).map(|()| "none, in any set".to_owned()).map_err(bounding)
+        }
+        Layer::NotDumpable => {
+            Err("executing a program makes it dumpable: the worker itself can see to that afterwards (lockdown)"
+                .to_owned())
+        }
         Layer::Landlock => landlock::abi().map(|abi| format!("ABI {abi}")),
         Layer::Seccomp if !has_filter() => {
             Err("this kernel or machine has no system-call filters (CONFIG_SECCOMP_FILTER)".to_owned())
@@ -125,7 +132,7 @@ fn try_out(layer: Layer) -> Result<(), String> {
     let plan = Plan {
         namespaces,
         id_maps: in_user_namespace.then(id_maps),
-        root: (layer == Layer::Root).then(Vec::new),
+        root: (layer == Layer::Root).then(one_bind),
         working_directory: CString::from(c"/"),
         limits: Vec::new(),
         bounding_set: layer == Layer::Capabilities,
@@ -144,6 +151,12 @@ fn try_out(layer: Layer) -> Result<(), String> {
         }
         Err(failure) => Err(reason(layer, failure)),
     }
+}
+
+/// A root with something in it: a host may refuse that alone.
+fn one_bind() -> Vec<Entity> {
+    let (path, source) = (CString::from(c"host"), CString::from(c"/"));
+    vec![Entity::Directory(path.clone()), Entity::Bind { path, source }]
 }
 
 /// In its own user namespace the worker is the user that it is outside.

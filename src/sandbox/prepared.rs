@@ -229,15 +229,14 @@ impl Preparation<'_> {
             return Err(self.unavailable(Layer::User, reason.to_owned()));
         }
         let root = self.root(&files)?;
-        let is_root = nix::unistd::geteuid().is_root();
-        let has_rights = is_root || namespaces & Layer::UserNamespace.flag().unwrap_or(0) != 0;
-        let bounding_set = self.put_up(Layer::Capabilities, || match has_rights {
-            true => host::available(Layer::Capabilities).map(|_| "none, in any set".to_owned()),
-            false => Err("none is held, but the bounding set is as it was: it needs the user namespace".to_owned()),
+        let can = self.has_rights();
+        let bounding_set = self.put_up(Layer::Capabilities, || {
+            can.map_err(|why| format!("none is held, but the bounding set is as it was: {why}"))?;
+            host::available(Layer::Capabilities).map(|_| "none, in any set".to_owned())
         })?;
-        let securebits = self.put_up(Layer::Securebits, || match has_rights {
-            true => host::available(Layer::Securebits).map(|_| "locked: no capabilities by being user 0".to_owned()),
-            false => Err("it needs the user namespace".to_owned()),
+        let securebits = self.put_up(Layer::Securebits, || {
+            can.map_err(str::to_owned)?;
+            host::available(Layer::Securebits).map(|_| "locked: no capabilities by being user 0".to_owned())
         })?;
         let no_new_privs = self.put_up(Layer::NoNewPrivs, || Ok("set".to_owned()))?;
         let limits = self.limits()?;
@@ -256,6 +255,7 @@ impl Preparation<'_> {
         let scoped = has_landlock && abi.is_ok_and(|abi| abi >= landlock::SCOPES_SIGNALS);
         let has_pid_namespace = namespaces & Layer::PidNamespace.flag().unwrap_or(0) != 0;
         let filter = self.filter(scoped || has_pid_namespace)?;
+        self.put_up(Layer::NotDumpable, || host::available(Layer::NotDumpable))?;
         if !no_new_privs && (landlock.is_some() || filter.is_some()) {
             let needed = "Landlock and the filter want it: turn them off as well";
             return Err(self.unavailable(Layer::NoNewPrivs, needed.to_owned()));
@@ -269,12 +269,8 @@ impl Preparation<'_> {
             .chain(sandbox.args.iter().map(OsString::as_os_str));
         // The file that was opened is what runs, whatever has become of its path, and the worker's user needs no right
         // to search the directories above it. A script is executed by its path: the interpreter opens it once more.
-        let image = Image::new(
-            (!is_script).then(|| file.into()),
-            &sandbox.program,
-            args,
-            last_of_each(&sandbox.env).into_iter(),
-        );
+        let image =
+            Image::new((!is_script).then(|| file.into()), &program.path, args, last_of_each(&sandbox.env).into_iter());
         let image = image.map_err(self.failed("reading the arguments and the environment"))?;
         let declared = sandbox.descriptors.iter().map(|(number, fd)| Ok((*number, moved(fd.try_clone()?, above)?)));
         let declared = declared.collect::<io::Result<Vec<_>>>().map_err(self.failed("fcntl(F_DUPFD_CLOEXEC)"))?;
@@ -328,6 +324,13 @@ impl Preparation<'_> {
         if descriptors.keys().any(|number| *number < 3 || Some(*number) == *channel_at) {
             return wrong("a further descriptor has a number from 3 on that is not the channel's");
         }
+        if self.sandbox.stdin.as_ref().is_some_and(|stdin| matches!(stdin, Stdio::Log)) {
+            return wrong("standard input cannot go to the log");
+        }
+        let logs = [&self.sandbox.stdout, &self.sandbox.stderr].iter().any(|stdio| matches!(stdio, Stdio::Log));
+        if logs && self.sandbox.log.is_none() {
+            return wrong("there is nobody to log to: say whom (Sandbox::log)");
+        }
         let last = descriptors.keys().chain(channel_at).chain(&[2]).max().copied().unwrap_or(2);
         last.checked_add(1).map_or_else(|| wrong("there is no such descriptor"), Ok)
     }
@@ -358,7 +361,7 @@ impl Preparation<'_> {
         if (!is_root || is_asked) && self.put_up(Layer::UserNamespace, || host::available(Layer::UserNamespace))? {
             flags |= Layer::UserNamespace.flag().unwrap_or(0);
         }
-        let can = if is_root || flags != 0 { Ok(()) } else { Err("it needs the user namespace".to_owned()) };
+        let can = self.has_rights();
         for layer in [
             Layer::MountNamespace,
             Layer::PidNamespace,
@@ -367,11 +370,17 @@ impl Preparation<'_> {
             Layer::CgroupNamespace,
             Layer::NetworkNamespace,
         ] {
-            if self.put_up(layer, || can.clone().and_then(|()| host::available(layer)))? {
+            if self.put_up(layer, || can.map_err(str::to_owned).and_then(|()| host::available(layer)))? {
                 flags |= layer.flag().unwrap_or(0);
             }
         }
         Ok(flags)
+    }
+
+    /// Whether the new process has the rights of root, its user namespace's at least.
+    fn has_rights(&self) -> Result<(), &'static str> {
+        let has = host::changes_user() || self.enforced.has(Layer::UserNamespace);
+        if has { Ok(()) } else { Err("it needs the user namespace") }
     }
 
     fn root(&mut self, files: &Files) -> Result<Option<Vec<child::Entity>>, SpawnError> {
@@ -403,7 +412,10 @@ impl Preparation<'_> {
     }
 
     fn filter(&mut self, scoped: bool) -> Result<Option<filter::Start>, SpawnError> {
-        let Sandbox { words, refusal, .. } = *self.sandbox;
+        let Sandbox { mut words, refusal, .. } = *self.sandbox;
+        if self.sandbox.mode(Layer::ExecOnce) == Mode::Off {
+            words = words.with(Word::Exec);
+        }
         let described = format!("{words}; anything else: {refusal}");
         let once = !words.has(Word::Exec);
         let up = self.put_up(Layer::Seccomp, || host::available(Layer::Seccomp).map(|_| described))?;

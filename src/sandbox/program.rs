@@ -7,11 +7,12 @@ use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// A program's file, opened once: what was opened is what runs, whatever becomes of its path.
 #[derive(Debug)]
 pub(super) struct Program {
+    /// Absolute.
     pub(super) path: PathBuf,
     /// O_PATH: a file that may be executed need not be one that the broker may read.
     pub(super) file: File,
@@ -37,7 +38,7 @@ impl Program {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is not a regular file"));
         }
         let kind = Kind::of(&file);
-        Ok(Self { path: path.to_owned(), file, kind })
+        Ok(Self { path: absolute(path)?, file, kind })
     }
 
     pub(super) fn is_script(&self) -> bool {
@@ -130,6 +131,14 @@ impl Header {
 
 fn field<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..at + N)?.try_into().ok()
+}
+
+/// A path that is the same from another working directory, and in a root in which not all the directories are that it
+/// leads through.
+fn absolute(path: &Path) -> io::Result<PathBuf> {
+    let path = std::path::absolute(path)?;
+    let leads_back = path.components().any(|part| part == Component::ParentDir);
+    if leads_back { path.canonicalize() } else { Ok(path) }
 }
 
 /// A file or directory by its name, for asking and for Landlock's rules.

@@ -4,6 +4,7 @@
 pub mod heap;
 pub mod namespace;
 pub mod served;
+pub mod start;
 #[cfg(target_os = "linux")]
 pub mod watched;
 
