@@ -130,7 +130,8 @@ impl Split {
         let policy = policy().map_err(|error| SplitError::Policy(error.into()))?;
         let sandbox = Sandbox::this_program().args(std::env::args_os().skip(1)).env(MARKER, "1").die_with_parent();
         let sandbox = self.sandbox.into_iter().fold(sandbox, |sandbox, change| change(sandbox));
-        supervise(signals, &sandbox.prepare()?, &self.broker, policy, self.announce)
+        let (status, _) = supervise(signals, &sandbox.prepare()?, &self.broker, policy, self.announce)?;
+        Ok(status)
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod audit;
 mod check;
+mod death;
 mod explain;
 mod json;
 #[cfg(feature = "learn")]

@@ -1,17 +1,18 @@
 //! `[broker -> worker]` `fdbroker run`: one program as a worker, by a policy file.
 
 use std::ffi::OsString;
-use std::process::ExitCode;
+use std::process::{ExitCode, ExitStatus};
 
 use nix::sys::signal::SigSet;
 
 use super::audit::Form;
 use super::source::Source;
 use super::walls::Walls;
-use super::{FAILED, Failure};
+use super::{Failure, death};
 use crate::broker::Broker;
 use crate::policy::Policy;
-use crate::supervise::{exit_code, passed_on, supervise};
+use crate::sandbox::Death;
+use crate::supervise::{passed_on, supervise};
 
 /// Runs a program as a sandboxed worker, and serves it by a policy
 ///
@@ -19,8 +20,9 @@ use crate::supervise::{exit_code, passed_on, supervise};
 /// as far as the kernel has all that. Its standard input is the channel on which it asks; standard output and error
 /// are those of this process, its environment is empty, its working directory is `/`.
 ///
-/// SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1 and SIGUSR2 are passed on to it. If it breaks the rules of the channel it
-/// is killed.
+/// SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1 and SIGUSR2 are passed on to it; in a PID namespace, they kill it if it does
+/// not handle them. If it breaks the rules of the channel it is killed. If the filter, a limit or a want of memory ends
+/// it, a line on standard error says so.
 ///
 /// Exit status: the program's, or 128 and the number of the signal that killed it; 2 if it could not be started.
 #[derive(Debug, clap::Args)]
@@ -43,7 +45,8 @@ impl Run {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let loaded = self.source.load()?;
         let broker = self.audit.of(Broker::new().limits(loaded.file.limits()));
-        self.worker.serve(&broker, || Ok(loaded.builder.build()?))
+        let ended = self.worker.serve(&broker, || Ok(loaded.builder.build()?))?;
+        Ok(death::ended("the worker", ended, self.audit == Form::Json))
     }
 }
 
@@ -63,13 +66,12 @@ impl Worker {
         self,
         broker: &Broker,
         policy: impl FnOnce() -> Result<Policy, Failure>,
-    ) -> Result<ExitCode, Failure> {
+    ) -> Result<(ExitStatus, Death), Failure> {
         // Before there are threads.
         let signals: SigSet = passed_on();
         signals.thread_block()?;
         let policy = policy()?;
         let prepared = self.walls.around(self.program)?.prepare()?;
-        let status = supervise(&signals, &prepared, broker, policy, |_| {})?;
-        Ok(ExitCode::from(u8::try_from(exit_code(status)).unwrap_or(FAILED)))
+        Ok(supervise(&signals, &prepared, broker, policy, |_| {})?)
     }
 }

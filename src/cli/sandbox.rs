@@ -11,11 +11,11 @@ use super::json::Json;
 use super::paint::Paint;
 use super::table::table;
 use super::walls::Walls;
-use super::{FAILED, Failure, print};
+use super::{Failure, death, print};
 use crate::broker::{Broker, Printable};
 use crate::policy::Policy;
 use crate::sandbox::{Enforced, Layer, Preset, Stdio};
-use crate::supervise::{exit_code, passed_on, supervise};
+use crate::supervise::{passed_on, supervise};
 
 /// Shows what holds around a program, and runs it in the sandbox
 ///
@@ -23,7 +23,9 @@ use crate::supervise::{exit_code, passed_on, supervise};
 /// other descriptor; there is no broker that it could ask for one. Its environment is empty, its working directory is
 /// `/`, unless said otherwise. What holds around it is shown on standard error before it starts.
 ///
-/// SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1 and SIGUSR2 are passed on to it.
+/// SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1 and SIGUSR2 are passed on to it; in a PID namespace, they kill it if it does
+/// not handle them. If the filter, a limit or a want of memory ends it, a line on standard error says so, with --json a
+/// second document.
 ///
 /// Exit status: the program's, or 128 and the number of the signal that killed it; 2 if it could not be started. With
 /// --dry-run: 0, or 2 if it could not be started. With --probe: 0 if a sandbox with the options given beside it can be
@@ -80,8 +82,8 @@ impl Sandboxed {
         let _ = io::stderr().write_all(&about.shown(prepared.enforced(), self.json, Paint::of(&io::stderr())));
         // Nobody has the other end of the channel, so there is nothing to serve.
         let nothing = Policy::builder().build()?;
-        let status = supervise(&signals, &prepared, &Broker::new(), nothing, |_| {})?;
-        Ok(ExitCode::from(u8::try_from(exit_code(status)).unwrap_or(FAILED)))
+        let ended = supervise(&signals, &prepared, &Broker::new(), nothing, |_| {})?;
+        Ok(death::ended("the program", ended, self.json))
     }
 }
 

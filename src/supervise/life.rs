@@ -87,13 +87,22 @@ impl Life {
 
     /// Asks it to end (SIGTERM), or kills it if it would not hear that. Answers whether it was asked.
     pub(super) fn ask_to_end(&self) -> io::Result<bool> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.worker.id())).unwrap_or_default();
-        if is_deaf_to(libc::SIGTERM, &status) {
-            self.worker.kill()?;
+        if self.kill_if_deaf_to(libc::SIGTERM)? {
             return Ok(false);
         }
         self.worker.signal(libc::SIGTERM)?;
         Ok(true)
+    }
+
+    /// Kills it, if this signal would end it were it not the first process of a PID namespace. Answers whether it is
+    /// so.
+    pub(super) fn kill_if_deaf_to(&self, signal: i32) -> io::Result<bool> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.worker.id())).unwrap_or_default();
+        let is_deaf = is_deaf_to(signal, &status);
+        if is_deaf {
+            self.worker.kill()?;
+        }
+        Ok(is_deaf)
     }
 
     /// After its end: the service ends, and has told the audit so, if it does not take too long about it.
@@ -129,13 +138,18 @@ impl AsFd for Life {
     }
 }
 
-/// By the text of /proc/<pid>/status: a process that is the first of its PID namespace, and has no handler for a signal
-/// which would end others, does not get it (pid_namespaces(7)).
+/// By the text of /proc/<pid>/status: a process that is the first of its PID namespace does not get a signal that it
+/// neither handles nor waits for (sigwait(3), signalfd(2)), though others are ended by it (pid_namespaces(7)). One that
+/// it ignores would not end others either.
 fn is_deaf_to(signal: i32, status: &str) -> bool {
     let field = |name| status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
     let in_namespaces: Vec<&str> = field("NSpid").unwrap_or_default().split_whitespace().collect();
-    let caught = field("SigCgt").and_then(|mask| u64::from_str_radix(mask, 16).ok()).unwrap_or(u64::MAX);
-    in_namespaces.len() > 1 && in_namespaces.last() == Some(&"1") && caught & (1 << (signal - 1)) == 0
+    let has = |name| {
+        let mask = field(name).and_then(|mask| u64::from_str_radix(mask, 16).ok()).unwrap_or(u64::MAX);
+        mask & (1 << (signal - 1)) != 0
+    };
+    let cares = ["SigCgt", "SigIgn", "SigBlk"].into_iter().any(has);
+    in_namespaces.len() > 1 && in_namespaces.last() == Some(&"1") && !cares
 }
 
 #[cfg(test)]
@@ -144,8 +158,15 @@ mod tests {
 
     #[test]
     fn the_first_process_of_a_namespace_hears_what_it_handles() {
-        let status = |pids, caught| format!("Name:\tworker\nNSpid:\t{pids}\nSigCgt:\t{caught}\n");
+        const NONE: &str = "0000000000000000";
+        const SIGTERM: &str = "0000000000004000";
+        let with = |pids, caught, ignored, blocked| {
+            format!("Name:\tworker\nNSpid:\t{pids}\nSigBlk:\t{blocked}\nSigIgn:\t{ignored}\nSigCgt:\t{caught}\n")
+        };
+        let status = |pids, caught| with(pids, caught, NONE, NONE);
         for (status, deaf) in [
+            (with("4711\t1", NONE, SIGTERM, NONE), false),
+            (with("4711\t1", NONE, NONE, SIGTERM), false),
             (status("4711\t1", "0000000000000000"), true),
             (status("4711\t12\t1", "0000000000000440"), true),
             (status("4711\t1", "0000000000004000"), false),

@@ -9,6 +9,8 @@ mod orders;
 mod restarts;
 
 pub use event::{Event, Outcome};
+#[cfg(feature = "cli")]
+pub(crate) use one::last_words;
 pub(crate) use one::{exit_code, passed_on, supervise};
 pub use restarts::Restart;
 

@@ -222,8 +222,12 @@ fn sandbox_ends_as_its_program_does() {
     input.write_all(&[b'x'; 100_000]).unwrap();
     let mut command = sandbox();
     command.args(["--limit", "file-size=4k", "--", CAT]).stdin(fs::File::open(at.join("input")).unwrap());
-    let mut child = Reaped(command.stdout(output).stderr(Stdio::null()).spawn().unwrap());
+    let mut child = Reaped(command.stdout(output).stderr(Stdio::piped()).spawn().unwrap());
+    let mut shown = String::new();
+    child.0.stderr.take().unwrap().read_to_string(&mut shown).unwrap();
     assert_eq!(child.wait().code(), Some(128 + libc::SIGXFSZ));
+    let last = shown.lines().next_back().unwrap();
+    assert!(last.starts_with("fdbroker: the program has ended: ") && last.contains("limit on file size"), "{last}");
     assert_eq!(fs::metadata(at.join("output")).unwrap().len(), 4096);
     for (program, words) in
         [("no-such-program", "there is no such program in PATH"), ("/no/such", "opening the program")]
@@ -233,27 +237,90 @@ fn sandbox_ends_as_its_program_does() {
     }
 }
 
-/// What no word allows fails, or ends the program.
+/// What no word allows fails, or ends the program; that is said, with the system call where the kernel tells it.
 #[test]
 fn sandbox_refuses_in_two_ways() {
-    let (status, said, _) = program_in_role(&["--refuse", "errno"], "makes a socket");
-    assert!(status == 0 && said.contains("refused: "), "{said}");
-    let (status, said, _) = program_in_role(&["--refuse", "kill"], "makes a socket");
-    let killed = [128 + libc::SIGKILL, 128 + libc::SIGSYS].contains(&status);
-    assert!(killed && !said.contains("refused: "), "{status} {said}");
+    let (status, said, shown) = program_in_role(&["--refuse", "errno"], "makes a socket");
+    assert!(status == 0 && said.contains("refused: ") && !shown.contains("has ended"), "{said}{shown}");
+    let tells = |shown: &str, beginning: &str| {
+        let line = shown.lines().next_back().unwrap();
+        let named = if filters_can_notify() { "socket (" } else { "" };
+        assert!(line.starts_with(beginning) && line.contains(named), "{shown}");
+        line.to_owned()
+    };
+    let killed = [128 + libc::SIGKILL, 128 + libc::SIGSYS];
+    let (status, said, shown) = program_in_role(&["--refuse", "kill"], "makes a socket");
+    assert!(killed.contains(&status) && !said.contains("refused: "), "{status} {said}");
+    tells(&shown, "fdbroker: the program has ended: ");
+    let (status, _, shown) = program_in_role(&["--refuse", "kill", "--json"], "makes a socket");
+    assert!(killed.contains(&status), "{status}");
+    let line = tells(&shown, "{\"event\":\"death\",");
+    let event = "import json, sys; d = json.load(sys.stdin); print(d['event'], d['death']['reason'])";
+    if filters_can_notify() {
+        assert!(python(event, &line).is_none_or(|read| read == "death system-call\n"), "{line}");
+    }
+    let (_guard, at, policy) = scene(POLICY);
+    for (audit, beginning) in [("none", "fdbroker: the worker has ended: "), ("json", "{\"event\":\"death\",")] {
+        let mut command = fdbroker();
+        command.args(["run", "--audit", audit, "--refuse", "kill"]);
+        let (status, _, shown) = ran(&mut with_worker(command, "makes a socket", Some(&policy), &at));
+        assert!(killed.contains(&status), "{status}");
+        tells(&shown, beginning);
+    }
 }
 
-/// Each signal that is passed on ends the program, as it does without a sandbox.
+fn filters_can_notify() -> bool {
+    let (_, said, _) = ran(&mut with(&["--probe"]));
+    said.contains("the broker is told which one it was")
+}
+
+/// Each signal that is passed on ends the program, as it does without a sandbox; the first process of a PID namespace,
+/// too.
 #[test]
 fn sandbox_passes_signals_on() {
-    for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM, Signal::SIGUSR1] {
+    // SIGHUP and SIGINT may be ignored already, as by nohup(1), or in the background.
+    for (preset, signal) in [
+        (Preset::Floor, Signal::SIGTERM),
+        (Preset::Standard, Signal::SIGUSR1),
+        (Preset::Standard, Signal::SIGUSR2),
+        (Preset::Full, Signal::SIGTERM),
+    ] {
         let (_guard, at) = directory();
-        let mut command = with_worker(sandbox(), "waits", None, &at);
+        let mut command = with_worker(with(&["--preset", preset.name()]), "waits", None, &at);
         let mut child = Reaped(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
         let mut lines = BufReader::new(child.0.stdout.take().unwrap()).lines();
         assert!(lines.any(|line| line.unwrap().contains("it waits")), "the program did not start");
         kill(Pid::from_raw(child.0.id().try_into().unwrap()), signal).unwrap();
-        assert_eq!(child.wait().code(), Some(128 + signal as i32));
+        let is_first = enforced(Sandbox::this_program().preset(preset)).has(Layer::PidNamespace);
+        let by = if is_first { Signal::SIGKILL } else { signal };
+        assert_eq!(child.wait().code(), Some(128 + by as i32), "{preset} {signal}");
+    }
+}
+
+/// A program that handles a signal, or ignores it, does so in every preset.
+#[test]
+fn sandbox_leaves_signals_to_a_program_that_handles_them() {
+    const SCRIPT: &str = "trap 'exit 5' TERM; trap '' USR1; echo ready; read line; echo read $line";
+    for (preset, signal, wanted) in Preset::ALL
+        .into_iter()
+        .flat_map(|preset| [(preset, Signal::SIGTERM, (5, "")), (preset, Signal::SIGUSR1, (0, "read on\n"))])
+    {
+        let mut command = with(&["--preset", preset.name(), "--", SHELL, "-c", SCRIPT]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = Reaped(command.spawn().unwrap());
+        let mut input = child.0.stdin.take().unwrap();
+        let mut output = BufReader::new(child.0.stdout.take().unwrap());
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        kill(Pid::from_raw(child.0.id().try_into().unwrap()), signal).unwrap();
+        if signal == Signal::SIGUSR1 {
+            input.write_all(b"on\n").unwrap();
+        }
+        let status = child.wait().code();
+        let mut rest = String::new();
+        output.read_to_string(&mut rest).unwrap();
+        assert_eq!((status, &*rest), (Some(wanted.0), wanted.1), "{preset} {signal}");
     }
 }
 
