@@ -124,21 +124,24 @@ fn flags(list: &mut List) {
     .outside(Outside::Perhaps("few file systems have these flags"));
 }
 
+fn terminal(request: usize, argument: usize) -> io::Result<i64> {
+    call(libc::SYS_ioctl, &[TERMINAL, request, argument])
+}
+
+/// Outside, of a session of its own.
+pub fn controlling(means: &Means) -> io::Result<()> {
+    if means.is_outside() {
+        // Who gives up its terminal is told so by SIGHUP.
+        // SAFETY: no handler is set, but none at all.
+        unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
+        call(libc::SYS_setsid, &[])?;
+        terminal(libc::TIOCSCTTY as usize, 0)?;
+    }
+    Ok(())
+}
+
 /// A real one, which the starter has declared for reading and writing.
 fn terminals(list: &mut List) {
-    fn terminal(request: usize, argument: usize) -> io::Result<i64> {
-        call(libc::SYS_ioctl, &[TERMINAL, request, argument])
-    }
-    fn controlling(means: &Means) -> io::Result<()> {
-        if means.is_outside() {
-            // Who gives up its terminal is told so by SIGHUP.
-            // SAFETY: no handler is set, but none at all.
-            unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
-            call(libc::SYS_setsid, &[])?;
-            terminal(libc::TIOCSCTTY as usize, 0)?;
-        }
-        Ok(())
-    }
     list.add("TIOCSTI", UNKNOWN, |m| {
         controlling(m)?;
         terminal(libc::TIOCSTI as usize, text(c"!"))

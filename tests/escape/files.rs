@@ -167,6 +167,8 @@ fn what_is_of_the_worker(list: &mut List) {
         open(m.at("runtime/new"), libc::O_WRONLY | libc::O_CREAT)
     });
     list.add("truncate a file of its runtime", REFUSED, |m| call(libc::SYS_truncate, &[path(m.at("runtime/file")), 1]));
+    // A read-only mount does not keep anybody from writing to a FIFO.
+    list.add("write to a FIFO of its runtime", HELD, |m| open(m.at("runtime/fifo"), libc::O_RDWR));
     // A bind mount is no way up.
     list.add("out of its runtime, by ..", NAMED, |m| open(m.at("runtime/../file"), libc::O_RDONLY));
     list.add("out of its runtime, by .. of a descriptor", NAMED, |m| {
@@ -341,6 +343,8 @@ fn devices(list: &mut List) {
     for name in ["/dev/null", "/dev/ptmx", "/dev/full"] {
         list.add(name, NAMED, move |_| open(name, libc::O_RDWR | libc::O_NOCTTY));
     }
-    list.add("/dev/tty", NAMED, |_| open("/dev/tty", libc::O_RDWR))
-        .outside(Outside::Perhaps("it may have no terminal"));
+    list.add("/dev/tty", NAMED, |m| {
+        super::descriptors::controlling(m)?;
+        open("/dev/tty", libc::O_RDWR)
+    });
 }

@@ -260,7 +260,7 @@ fn prctls(list: &mut List) {
     list.add("PR_SET_PTRACER", UNKNOWN, |m| prctl(libc::PR_SET_PTRACER, m.victim))
         .outside(Outside::Perhaps("few kernels have Yama"));
     list.add("PR_CAP_AMBIENT", UNKNOWN, |_| prctl(libc::PR_CAP_AMBIENT, 4));
-    list.add("PR_SET_MM", UNKNOWN, |_| call(libc::SYS_prctl, &[libc::PR_SET_MM as usize, 14, leak(0_u32), 4, 0]))
+    list.add("PR_SET_MM", UNKNOWN, |_| call(libc::SYS_prctl, &[libc::PR_SET_MM as usize, 15, leak(0_u32), 0, 0]))
         .outside(Outside::Perhaps("few kernels have checkpoints"));
     list.add("PR_SET_CHILD_SUBREAPER", UNKNOWN, |_| prctl(libc::PR_SET_CHILD_SUBREAPER, 1));
     list.add("PR_SET_KEEPCAPS", UNKNOWN, |_| prctl(libc::PR_SET_KEEPCAPS, 0));

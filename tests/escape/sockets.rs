@@ -89,6 +89,11 @@ fn unix_addresses(list: &mut List) {
         call(libc::SYS_sendmsg, &[number(&m.datagram), message_to(address, length).0, 0])
     })
     .known(ADDRESSED);
+    list.add("send to a UNIX datagram socket in its runtime", Expected::always(WORKS), |m| {
+        let (address, length) = unix(m.at("runtime/datagram").to_str().unwrap().as_bytes());
+        call(libc::SYS_sendmsg, &[number(&m.datagram), message_to(address, length).0, 0])
+    })
+    .known("known limit: what can be reached by its path includes the sockets of its runtime (SECURITY.md)");
     list.add("send to an abstract UNIX datagram socket", Expected::always(EPERM), |m| {
         let (address, length) = unix(&m.abstract_name("datagram"));
         call(libc::SYS_sendmsg, &[number(&m.datagram), message_to(address, length).0, 0])
@@ -137,20 +142,25 @@ fn internet_addresses(list: &mut List) {
         call(libc::SYS_sendto, &[number(&m.udp), text(c"!"), 1, 0, page, 16])
     });
     // A listener that was shut down is an unconnected socket, and the first data of a TCP Fast Open connects it.
-    fn shut(m: &Means) -> io::Result<usize> {
+    fn unconnected(m: &Means) -> io::Result<(Option<std::os::fd::OwnedFd>, usize)> {
+        let own = if m.is_outside() { Some(socket(libc::AF_INET, libc::SOCK_STREAM, 0)?) } else { None };
+        let fd = own.as_ref().map_or(number(&m.listener), number);
         call(libc::SYS_shutdown, &[number(&m.listener), libc::SHUT_RDWR as usize]).ok();
-        Ok(number(&m.listener))
+        Ok((own, fd))
     }
     list.add("connect, by sendmsg", UNKNOWN, |m| {
-        call(libc::SYS_sendmsg, &[shut(m)?, message_to(internet(m.target), 16).0, FAST_OPEN])
+        let (_own, fd) = unconnected(m)?;
+        call(libc::SYS_sendmsg, &[fd, message_to(internet(m.target), 16).0, FAST_OPEN])
     })
     .outside(Outside::Perhaps("net.ipv4.tcp_fastopen may be off"));
     list.add("connect, by sendmmsg", UNKNOWN, |m| {
-        call(libc::SYS_sendmmsg, &[shut(m)?, message_to(internet(m.target), 16).1, 1, FAST_OPEN])
+        let (_own, fd) = unconnected(m)?;
+        call(libc::SYS_sendmmsg, &[fd, message_to(internet(m.target), 16).1, 1, FAST_OPEN])
     })
     .outside(Outside::Perhaps("net.ipv4.tcp_fastopen may be off"));
     list.add("connect, by sendto", UNKNOWN, |m| {
-        call(libc::SYS_sendto, &[shut(m)?, text(c"!"), 1, FAST_OPEN, internet(m.target), 16])
+        let (_own, fd) = unconnected(m)?;
+        call(libc::SYS_sendto, &[fd, text(c"!"), 1, FAST_OPEN, internet(m.target), 16])
     })
     .outside(Outside::Perhaps("net.ipv4.tcp_fastopen may be off"));
 }

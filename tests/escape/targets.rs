@@ -24,6 +24,7 @@ pub struct Targets {
     udp: UdpSocket,
     streams: [UnixListener; 2],
     datagrams: [UnixDatagram; 2],
+    _in_runtime: UnixDatagram,
     pub terminal: OwnedFd,
     _master: OwnedFd,
     terminal_name: String,
@@ -57,6 +58,7 @@ impl Targets {
                 UnixDatagram::bind(directory.join("datagram")).unwrap(),
                 UnixDatagram::bind_addr(&address("datagram")).unwrap(),
             ],
+            _in_runtime: UnixDatagram::bind(directory.join("runtime/datagram")).unwrap(),
             terminal_name: nix::unistd::ttyname(&slave).unwrap().to_str().unwrap().to_owned(),
             terminal: slave,
             _master: master,
@@ -65,7 +67,7 @@ impl Targets {
             victim,
             objects,
         };
-        for name in ["stream", "datagram"] {
+        for name in ["stream", "datagram", "runtime/datagram"] {
             fs::set_permissions(targets.directory.join(name), Permissions::from_mode(0o777)).unwrap();
         }
         targets.tcp.set_nonblocking(true).unwrap();
@@ -166,6 +168,8 @@ fn files() -> (tempfile::TempDir, PathBuf) {
         open(&directory.join(name), 0o666);
     }
     std::os::unix::fs::symlink("../file", directory.join("runtime/link")).unwrap();
+    nix::unistd::mkfifo(&directory.join("runtime/fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    open(&directory.join("runtime/fifo"), 0o666);
     fs::write(directory.join("script"), "#!/bin/sh\nexit 0\n").unwrap();
     open(&directory.join("script"), 0o777);
     for (name, mode) in [("program", 0o777), ("setuid", 0o4755), ("runtime/program", 0o755)] {
