@@ -73,6 +73,7 @@ pub(super) fn available(layer: Layer) -> Result<String, String> {
         Layer::Seccomp if !has_filter() => {
             Err("this kernel or machine has no system-call filters (CONFIG_SECCOMP_FILTER)".to_owned())
         }
+        Layer::Root if available(Layer::MountNamespace).is_err() => Err("it needs the mount namespace".to_owned()),
         Layer::Root => tried(layer).map(|()| "empty, in memory".to_owned()),
         _ if layer.flag().is_some() && !is_root && layer != Layer::UserNamespace => {
             tried(Layer::UserNamespace).map_err(|_| "it needs the user namespace".to_owned())?;
