@@ -203,7 +203,8 @@ pub(crate) struct Start<'a> {
     pub(crate) filters: &'a [Filter<'a>],
     /// What the filter wants to see with execveat(2).
     pub(crate) token: u64,
-    /// Where a filter's listener is sent.
+    /// Where a filter's listener is sent. It has, until then, the number after the last of `descriptors`, at which
+    /// nothing is that is needed here.
     pub(crate) listener: Option<RawFd>,
     /// This process, for a child that cannot ask for its parent's pid.
     pub(crate) parent: Option<RawFd>,
@@ -405,6 +406,10 @@ impl Order<'_> {
     fn place_descriptors(&self) -> Result<(), Errno> {
         for (source, target) in self.start.descriptors {
             numbers(libc::SYS_dup3, &[number(*source), number(*target), 0])?;
+        }
+        if let (Some(_), Some((_, last))) = (self.start.listener, self.start.descriptors.last()) {
+            // A number for the listener, which is made when the limits hold. What the parent has there is not needed.
+            let _ = close(number(last.wrapping_add(1)));
         }
         Ok(())
     }
