@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use nix::unistd::{getegid, geteuid};
 
 use super::{Layer, landlock};
-use crate::sys::child::{self, Entity, Failure, Plan, Start};
+use crate::sys::child::{self, Entity, Failure, Plan, Start, Step};
 use crate::sys::process;
 
 /// What this host offers for each layer of a sandbox, to this process: see [`Host::probe`].
@@ -156,6 +156,12 @@ fn reason(layer: Layer, Failure { step, errno, .. }: Failure) -> String {
     let error = io::Error::from_raw_os_error(errno);
     let said = format!("step \"{step}\": {error}");
     let advice = match errno {
+        libc::EINVAL if matches!(step, Step::PrivateMounts | Step::PivotRoot) => {
+            "/ is no mount, as in a chroot: an administrator can mount that directory over itself (mount --bind), or start \
+             this process elsewhere"
+                .to_owned()
+        }
+        libc::ENOENT if step == Step::IdMaps => "there is no /proc here: an administrator can mount it".to_owned(),
         libc::ENOSYS | libc::EINVAL => {
             "this kernel does not have it, or a filter around this process hides it".to_owned()
         }
