@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::state::{has_no_child, mappings, state};
+use common::state::{State, has_no_child, mappings, state};
 use common::watched::{Numbers, Verdict, answer, install, next, watched_but};
 use fdbroker::{Channel, Layer, Limit, Mode, Prepared, Preset, Refusal, Sandbox, SpawnError, Stdio, Step};
 use nix::sys::signal::{Signal, kill};
@@ -203,8 +203,10 @@ fn fail_each(prepared: &Prepared, plot: &Mutex<Plot>) -> Vec<Failed> {
 
 /// The process is what it was before, with all that a first worker leaves in it.
 fn unchanged<T>(prepared: &Prepared, body: impl FnOnce() -> T) -> T {
+    let first = state();
     drop(prepared.spawn().unwrap());
     let (before, mapped) = (state(), mappings());
+    assert_same_masks(&first, &before);
     let answer = body();
     let after = state();
     for (name, value) in &before {
@@ -216,6 +218,15 @@ fn unchanged<T>(prepared: &Prepared, body: impl FnOnce() -> T) -> T {
     assert!(has_no_child());
     drop(prepared.spawn().unwrap());
     answer
+}
+
+/// The first worker has not blocked a signal for good: in no thread that was there, nor in the one that starts workers
+/// from then on, which has its mask from this one.
+fn assert_same_masks(before: &State, after: &State) {
+    let own = format!("SigBlk of thread /proc/self/task/{}", nix::unistd::gettid());
+    for (name, mask) in after.iter().filter(|(name, _)| name.starts_with("SigBlk")) {
+        assert_eq!(mask, before.get(name).unwrap_or(&before[&own]), "{name}");
+    }
 }
 
 /// Sets what a spawn might change to what is not the default.
@@ -349,7 +360,9 @@ fn step_of(prepared: &Prepared) -> (Step, i32) {
 
 /// As [`unchanged`], of a body that puts filters on its thread, which no spawn is wanted of afterwards.
 fn unchanged_but_for_filters(prepared: &Prepared, body: impl FnOnce()) {
+    let first = state();
     drop(prepared.spawn().unwrap());
+    assert_same_masks(&first, &state());
     // The thread that waited for that worker's filter has ended.
     let one_thread = || fs::read_dir("/proc/self/task").unwrap().count() <= 2;
     while !one_thread() {
