@@ -19,8 +19,10 @@ use fdbroker::{
     Broker, Client, Death, Layer, Limit, Policy, Prepared, Preset, Refusal, Rule, Sandbox, Stdio, Supervisor, Worker,
 };
 use nix::errno::Errno;
+use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::{SigHandler, Signal, kill, signal};
 use nix::sys::socket::{MsgFlags, send};
+use nix::sys::time::{TimeVal, TimeValLike};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, pipe};
 
@@ -669,6 +671,34 @@ impl Drop for Cgroup {
         let _ = fs::write(self.parent.join("cgroup.procs"), std::process::id().to_string());
         let _ = fs::remove_dir(&self.path);
     }
+}
+
+// ------------------------------------------------------------------------------------------------------ what it takes
+
+/// Two seconds in which nothing happens, after something has: a thread that asks over and over would take them whole.
+#[test]
+fn waiting_takes_no_time_of_the_processor() {
+    common::alone("waiting_takes_no_time_of_the_processor", || {
+        let watched = Watched::start(supervisor("idle").ready_within(Duration::from_secs(2)));
+        let pid = watched.started();
+        watched.supervision.signal(libc::SIGURG).unwrap();
+        let before = own_time();
+        assert_eq!(watched.next(), Seen::NotReady);
+        let used = own_time() - before;
+        assert!(used < Duration::from_secs(1), "{used:?}");
+        assert_eq!(watched.died(), Death::Killed);
+        assert!(is_gone(pid));
+    });
+}
+
+/// Of all threads of this process.
+fn own_time() -> Duration {
+    let usage = getrusage(UsageWho::RUSAGE_SELF).unwrap();
+    [usage.user_time(), usage.system_time()].into_iter().map(|time| Duration::from_micros(micros(time))).sum()
+}
+
+fn micros(time: TimeVal) -> u64 {
+    time.num_microseconds().try_into().unwrap()
 }
 
 // ------------------------------------------------------------------------------------------------------ what is left
