@@ -407,7 +407,7 @@ fn stopped(pid: u32) -> io::Result<()> {
     ptrace(libc::PTRACE_INTERRUPT, pid, 0, 0)?;
     let mut status = 0;
     // SAFETY: the kernel writes an int.
-    let waited = unsafe { libc::waitpid(pid.cast_signed(), &raw mut status, libc::__WALL) };
+    let waited = unsafe { libc::waitpid(i32::try_from(pid).unwrap(), &raw mut status, libc::__WALL) };
     if waited == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 

@@ -82,6 +82,7 @@ fn b_12_a_plain_process_that_serves() {
 #[test]
 fn b_12_a_plain_process_that_computes() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
     let (mut here, mut there) = UnixStream::pair().unwrap();
     in_a_fork(|| {
         let enforced = Lockdown::computes().enforce().unwrap();
@@ -201,6 +202,7 @@ fn l_07_b_12_not_dumpable() {
     let child = match unsafe { fork() }.unwrap() {
         ForkResult::Parent { child } => child,
         ForkResult::Child => end_with(catch_unwind(AssertUnwindSafe(|| {
+            drop(here);
             become_nobody();
             meet(&mut there);
             meet(&mut there);
@@ -398,7 +400,10 @@ fn in_a_fork(body: impl FnOnce()) {
 fn fork_status(body: impl FnOnce()) -> ExitStatus {
     // SAFETY: the child does what a test does, in memory of its own; the C library's allocator is made for that.
     match unsafe { fork() }.unwrap() {
-        ForkResult::Child => end_with(catch_unwind(AssertUnwindSafe(body))),
+        ForkResult::Child => {
+            nix::unistd::alarm::set(60);
+            end_with(catch_unwind(AssertUnwindSafe(body)))
+        }
         ForkResult::Parent { child } => match waitpid(child, None).unwrap() {
             WaitStatus::Exited(_, code) => ExitStatus::from_raw(code << 8),
             WaitStatus::Signaled(_, signal, _) => ExitStatus::from_raw(signal as i32),

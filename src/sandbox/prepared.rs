@@ -120,9 +120,11 @@ impl Inner {
         drop((there, standard, listener_there));
 
         // From here on, an error drops the worker, and so ends it.
-        let worker = Worker::new(pid, pidfd, Arc::clone(&self.enforced), streams, notes);
+        let mut worker = Worker::new(pid, pidfd, Arc::clone(&self.enforced), streams, notes);
+        worker.out_of_the_way().map_err(failed("fcntl(F_DUPFD_CLOEXEC)"))?;
         if let Some(socket) = listener_here {
-            let listener = received(&socket).map_err(failed("receiving the filter's listener"))?;
+            let listener = received(&socket).and_then(|listener| moved(listener, 3));
+            let listener = listener.map_err(failed("receiving the filter's listener"))?;
             worker.watch(listener).map_err(failed("starting the thread that watches the filter"))?;
         }
         for (number, stream) in logs {

@@ -1,7 +1,7 @@
 //! `[broker]` A running worker.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::{ChildStderr, ChildStdin, ChildStdout, ExitStatus};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::death::Notes;
 use super::{Death, Enforced};
-use crate::sys::{notify, process};
+use crate::sys::{descriptor, notify, process};
 
 /// A running worker, held by a pidfd: what is done to it is done to it and no other process, whatever has become of its
 /// process id. `&Worker` can be shared among threads.
@@ -77,6 +77,15 @@ impl Worker {
         }
     }
 
+    /// A broker may have closed 0, 1 or 2: the kernel must not have put the pidfd there, for the next `println!` to write
+    /// into.
+    pub(super) fn out_of_the_way(&mut self) -> io::Result<()> {
+        if self.pidfd.as_raw_fd() < 3 {
+            self.pidfd = descriptor::duplicate_above(self.pidfd.as_fd(), 3)?;
+        }
+        Ok(())
+    }
+
     /// Kills it when its filter's listener is asked, and remembers for which system call.
     pub(super) fn watch(&self, listener: OwnedFd) -> io::Result<()> {
         let (pidfd, refused) = (self.pidfd.try_clone()?, Arc::clone(&self.refused));
@@ -84,7 +93,10 @@ impl Worker {
             loop {
                 let mut waited = [listener.as_fd(), pidfd.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
                 let ready = poll(&mut waited, PollTimeout::NONE);
-                let [asks, ended] = waited.map(|fd| fd.revents().is_some_and(|events| !events.is_empty()));
+                let [listener_says, pidfd_says] = waited.map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+                // Not by POLLHUP, which says that nobody has the filter any more, and goes on saying it.
+                let asks = listener_says.contains(PollFlags::POLLIN);
+                let ended = !listener_says.is_empty() || !pidfd_says.is_empty();
                 match (ready, asks) {
                     (Err(Errno::EINTR), _) => {}
                     (Ok(_), true) => match notify::next(&listener) {

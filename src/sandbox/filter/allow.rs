@@ -58,6 +58,8 @@ fn always(calls: &mut Calls, signals: Signals) -> io::Result<()> {
     calls.when(libc::SYS_unshare, &[WholeIs(0, libc::CLONE_THREAD as u64)])?;
     // Its own limits, to look at or to lower.
     calls.when(libc::SYS_prlimit64, &[Is(0, 0)])?;
+    // Of its own thread: of others of its user it tells where their thread's memory is.
+    calls.when(libc::SYS_get_robust_list, &[Is(0, 0)])?;
     if signals.are_scoped {
         calls.any(&[libc::SYS_tgkill]);
     }
