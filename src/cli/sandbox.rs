@@ -35,7 +35,7 @@ use crate::supervise::{passed_on, supervise};
 Examples:
   fdbroker sandbox -- /usr/bin/sort < names
   fdbroker sandbox --preset full --full --limit memory=512M,cpu-time=10 -- ./convert < in.png > out.png
-  fdbroker sandbox --allow processes,exec --runtime /usr/bin -- sh -c 'ls / | wc -l'
+  fdbroker sandbox --preset full --allow processes,exec --runtime /usr/bin -- sh -c 'sort | uniq -c' < names
   fdbroker sandbox --dry-run --json -- ./worker
   fdbroker sandbox --probe
   fdbroker sandbox --probe --preset full --full && echo all of it")]

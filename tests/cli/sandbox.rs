@@ -464,6 +464,15 @@ fn options_choose_words() {
     assert!(status != 0 && said.is_empty(), "{error}");
 }
 
+/// Programs of a pipeline in one sandbox, as the help shows it.
+#[test]
+fn a_shell_runs_other_programs() {
+    let options = ["--preset", "full", "--allow", "processes,exec", "--runtime", "/usr/bin", "--"];
+    let (status, said, error) = fed(with(&options).args([SHELL, "-c", "sort | uniq -c"]), b"b\na\nb\n");
+    let counted: Vec<&str> = said.split_whitespace().collect();
+    assert_eq!((status, &*counted), (0, &["1", "a", "2", "b"][..]), "{error}");
+}
+
 /// Each limit, with its unit, from inside; in `run` as well.
 #[test]
 fn options_limit_resources() {
