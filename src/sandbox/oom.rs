@@ -37,7 +37,9 @@ impl OomKills {
     }
 
     fn open(path: &Path, scope: Scope) -> Option<Self> {
-        let counter = Self { file: Arc::new(File::open(path).ok()?), scope };
+        // Not at the number of a standard descriptor that the broker has closed: what is printed would go there.
+        let file = File::from(super::stdio::moved(File::open(path).ok()?.into(), 3).ok()?);
+        let counter = Self { file: Arc::new(file), scope };
         // Kernels before 4.13 have the files without this line.
         counter.count().is_some().then_some(counter)
     }
