@@ -65,7 +65,7 @@ fn program(directory: &Path) -> io::Result<PathBuf> {
     if !cc.status()?.success() || !Command::new(&program).status()?.success() {
         return Err(io::Error::other("it does not run"));
     }
-    Ok(program.canonicalize()?)
+    program.canonicalize()
 }
 
 /// Starts one process and waits for its end.
