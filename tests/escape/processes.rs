@@ -155,7 +155,7 @@ fn children(list: &mut List) {
         let vfork = flags & libc::CLONE_VM as usize != 0;
         list.add(name, REFUSED, move |m| {
             // In its own memory, a child would return on its parent's stack.
-            cloned(if vfork && m.is_outside() { flags & !(libc::CLONE_VM as usize) } else { flags })
+            cloned(if vfork && m.place.forks() { flags & !(libc::CLONE_VM as usize) } else { flags })
         });
     }
     list.add("fork a child of the parent", REFUSED, move |m| {
@@ -165,7 +165,7 @@ fn children(list: &mut List) {
     });
     list.add("fork, by fork(2)", REFUSED, |_| child_ends(call(libc::SYS_fork, &[])));
     list.add("fork, by vfork(2)", REFUSED, |m| {
-        let number = if m.is_outside() { libc::SYS_fork } else { libc::SYS_vfork };
+        let number = if m.place.forks() { libc::SYS_fork } else { libc::SYS_vfork };
         child_ends(call(number, &[]))
     });
     list.add("fork, by clone3(2)", UNKNOWN, |_| {
