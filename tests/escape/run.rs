@@ -14,7 +14,7 @@ use fdbroker::{
 };
 
 use super::attempt::{Attempt, List, Means, Place, ROOT, TERMINAL};
-use super::call::{call, end, leak, number, owned, pipe};
+use super::call::{call, end, leak, number, pipe};
 use super::targets::{Targets, Traces, address};
 use super::{common, descriptors, files, kernel, processes, programs, sockets};
 
@@ -235,6 +235,5 @@ fn answers(output: &str) -> BTreeMap<String, i32> {
     };
     let answers: BTreeMap<String, i32> = output.lines().filter_map(parse).collect();
     assert!(answers.contains_key("done"), "the process did not come to its end:\n{output}");
-    let _ = owned;
     answers
 }
