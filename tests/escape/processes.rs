@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::attempt::{EPERM, Expected, List, Means, Outside, REFUSED, UNKNOWN, WORKS};
+use super::attempt::{EPERM, Expected, List, Outside, REFUSED, UNKNOWN, WORKS};
 use super::call::*;
 
 const EXISTS: &str = "known limit: whether a process exists (and its session) can be asked without a PID namespace";

@@ -21,7 +21,11 @@ fn execute_at(directory: usize, name: usize, flags: usize, token: usize) -> io::
 
 /// Each token in turn. What is answered last is the answer: the first that is right would not come back.
 fn execute_with(program: usize, tokens: impl Iterator<Item = usize>) -> io::Result<i64> {
-    tokens.fold(Ok(0), |_, token| execute_at(program, text(c""), EMPTY, token))
+    let mut answer = Ok(0);
+    for token in tokens {
+        answer = execute_at(program, text(c""), EMPTY, token);
+    }
+    answer
 }
 
 /// A descriptor of a program: of the host's outside, and of whatever there is inside.
