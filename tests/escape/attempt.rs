@@ -169,6 +169,8 @@ pub enum Place {
     PlainComputes,
     PlainServes,
     PlainSpawnsNothing,
+    /// As Full, with every word of the filter.
+    AllWords,
 }
 
 impl Place {
@@ -188,15 +190,21 @@ impl Place {
             Self::PlainComputes => "plain-computes",
             Self::PlainServes => "plain-serves",
             Self::PlainSpawnsNothing => "plain-no-spawn",
+            Self::AllWords => "all-words",
         }
     }
 
-    pub const BY_ITSELF: [Self; 4] =
-        [Self::WithoutLandlock, Self::PlainComputes, Self::PlainServes, Self::PlainSpawnsNothing];
+    pub const BY_ITSELF: [Self; 5] =
+        [Self::WithoutLandlock, Self::PlainComputes, Self::PlainServes, Self::PlainSpawnsNothing, Self::AllWords];
 
     /// Whether the process is started without a sandbox.
     pub const fn is_plain(self) -> bool {
         matches!(self, Self::Outside | Self::PlainComputes | Self::PlainServes | Self::PlainSpawnsNothing)
+    }
+
+    /// Whether each attempt is made in a child of its own, which it may change, replace or end.
+    pub const fn forks(self) -> bool {
+        matches!(self, Self::Outside | Self::AllWords)
     }
 
     pub fn of(name: &str) -> Self {

@@ -67,6 +67,76 @@ fn b_12_a_plain_process_spawns_nothing() {
     assert_eq!(outcome.answers["open to read"], 0, "files are as before");
 }
 
+/// What the words allow, of all that does not work without them: nothing of it reaches anybody outside.
+const BY_WORDS: [&str; 43] = [
+    "take O_APPEND off",
+    "take O_APPEND off, high bits",
+    "ftruncate",
+    "fallocate",
+    // Of its owner's own files.
+    "fchmod",
+    "K8: fchmod",
+    "futimens",
+    "O_NONBLOCK on what the broker has as well",
+    "O_ASYNC",
+    "socket, TCP",
+    "socket, UDP",
+    "socket, UDP over IPv6",
+    "socket, UNIX",
+    "socket, UNIX datagram",
+    "socket, UNIX seqpacket",
+    "socket, netlink route",
+    "socket, high bits",
+    "pair, datagram",
+    "pair, datagram, high bits",
+    "pair, raw (the kernel makes it datagram)",
+    "connect, UDP",
+    "listen",
+    "send to a UDP address, by sendto",
+    "sendto, lower half of the address 0",
+    // Of its own PID namespace.
+    "signal process 1",
+    "signal the process group",
+    "signal the parent's group",
+    "signal every process",
+    "fork",
+    "fork, high bits",
+    "fork, without a signal",
+    "fork, in its own memory",
+    "fork, by fork(2)",
+    "fork, by vfork(2)",
+    "fork, from a thread",
+    "setsid",
+    "setpgid",
+    "execute a file of its runtime",
+    "execute the loader with a program",
+    "execute what is in memory",
+    "execute a descriptor, by /proc/self/fd",
+    "execute itself again",
+    "fork, by clone3(2)",
+];
+
+/// B-02: with every word of the filter, the other layers hold.
+#[test]
+fn b_02_with_every_word() {
+    let place = Place::AllWords;
+    let outcome = outcome(place);
+    let enforced = outcome.enforced.as_ref().unwrap();
+    let layers = [Layer::Root, Layer::PidNamespace, Layer::NetworkNamespace];
+    if !landlock_is_whole() || !layers.iter().all(|layer| enforced.has(*layer)) {
+        eprintln!("SKIPPED b_02_with_every_word: these words are for workers with namespaces, which are not to be had");
+        return;
+    }
+    let mut wrong = otherwise(&outcome, place);
+    wrong.retain(|(name, errno)| *errno == 0 && !BY_WORDS.contains(name));
+    assert!(wrong.is_empty(), "{wrong:?}");
+    let traces = &outcome.traces;
+    assert_eq!(traces.files, "content".repeat(7));
+    assert!(!traces.tcp, "somebody connected by TCP");
+    assert_eq!((traces.streams, traces.datagrams), ([false; 2], [false; 2]), "UNIX sockets of the host");
+    assert!(traces.victim_lives && traces.secret_is_whole && !traces.typed);
+}
+
 /// What came out otherwise than in a worker.
 fn otherwise(outcome: &Outcome, place: Place) -> Vec<(&'static str, i32)> {
     let answers = attempts().into_iter().map(|attempt| (answer(outcome, &attempt), attempt));

@@ -50,15 +50,11 @@ fn by_name(list: &mut List) {
     list.add("create a file, by creat(2)", REFUSED, |m| call(libc::SYS_creat, &[path(m.at("new, too")), 0o600]));
     list.add("create an unnamed file", NEW, |m| open(&m.directory, libc::O_WRONLY | libc::O_TMPFILE));
     list.add("create a file in the root", HELD.rooted(&[libc::EROFS, libc::EACCES]), |m| {
-        open(format!("/fdbroker-escape-{}", m.key), libc::O_WRONLY | libc::O_CREAT).inspect(|_| {
-            let name = path(format!("/fdbroker-escape-{}", m.key));
-            call(libc::SYS_unlink, &[name]).ok();
-        })
+        open(format!("/fdbroker-escape-{}", m.key), libc::O_WRONLY | libc::O_CREAT)
     })
     .privileged();
     list.add("create a file in /dev/shm", NAMED, |m| {
-        let name = format!("/dev/shm/fdbroker-escape-{}", m.key);
-        open(&name, libc::O_WRONLY | libc::O_CREAT).inspect(|_| drop(std::fs::remove_file(&name)))
+        open(format!("/dev/shm/fdbroker-escape-{}", m.key), libc::O_WRONLY | libc::O_CREAT)
     });
 }
 
@@ -283,7 +279,8 @@ fn mounts(list: &mut List) {
     });
     mounting("mount a directory once more", REFUSED, |m| {
         let bind = (libc::MS_BIND | libc::MS_REC) as usize;
-        call(libc::SYS_mount, &[text(c"/"), path(&m.directory), 0, bind, 0])
+        // Not the root: what is mounted in a directory is removed with it, should it ever be seen by the starter.
+        call(libc::SYS_mount, &[path(m.at("runtime")), path(m.at("place")), 0, bind, 0])
     });
     mounting("make the root writable", REFUSED, |m| {
         if m.is_outside() {
@@ -326,11 +323,11 @@ fn mounts(list: &mut List) {
     });
     mounting("open_tree", REFUSED, |_| call(libc::SYS_open_tree, &[CWD, text(c"/usr"), 1]));
     mounting("open_tree and move_mount", REFUSED, |m| {
-        let tree = call(libc::SYS_open_tree, &[CWD, text(c"/usr"), 1]);
+        let tree = call(libc::SYS_open_tree, &[CWD, path(m.at("runtime")), 1]);
         // Inside there is none: the filter answers before it is looked at.
         let tree = if m.is_outside() { Some(owned(tree)?) } else { None };
         let tree = tree.as_ref().map_or(ROOT, number);
-        call(libc::SYS_move_mount, &[tree, text(c""), CWD, path(&m.directory), 4])
+        call(libc::SYS_move_mount, &[tree, text(c""), CWD, path(m.at("place")), 4])
     });
 }
 

@@ -161,7 +161,7 @@ fn expected_of(attempt: &Attempt, place: Place) -> Answers {
     match place {
         Place::Outside | Place::Floor => of.floor,
         Place::Standard | Place::WithoutLandlock => of.rooted,
-        Place::Full => of.full,
+        Place::Full | Place::AllWords => of.full,
         Place::Computes | Place::PlainComputes => of.computes,
         Place::Serves | Place::PlainServes => of.serves,
         Place::SpawnsNothing | Place::PlainSpawnsNothing => of.spawns_nothing,

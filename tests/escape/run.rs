@@ -10,11 +10,11 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 
 use fdbroker::{
-    Broker, Client, Enforced, Layer, Lockdown, Mode, Policy, Preset, Refusal, Rule, Sandbox, Stdio, Worker,
+    Broker, Client, Enforced, Layer, Lockdown, Mode, Policy, Preset, Refusal, Rule, Sandbox, Stdio, Word, Worker,
 };
 
 use super::attempt::{Attempt, List, Means, Place, ROOT, TERMINAL};
-use super::call::{call, end, leak, number, owned, pipe};
+use super::call::{call, end, leak, number, pipe};
 use super::targets::{Targets, Traces, address};
 use super::{common, descriptors, files, kernel, processes, programs, sockets};
 
@@ -64,12 +64,14 @@ pub fn killed(targets: &Targets, name: &str) -> (Worker, String) {
 fn sandbox(targets: &Targets, place: Place, role: &str) -> Sandbox {
     let preset = match place {
         Place::Standard | Place::WithoutLandlock => Preset::Standard,
-        Place::Full => Preset::Full,
+        Place::Full | Place::AllWords => Preset::Full,
         _ => Preset::Floor,
     };
     let landlock = if place == Place::WithoutLandlock { Mode::Off } else { Mode::IfAvailable };
+    let words: &[Word] = if place == Place::AllWords { &Word::ALL } else { &[] };
     // A careless starter gives it the host's root directory, and a terminal.
-    worker(role)
+    let worker = words.iter().fold(worker(role), |worker, word| worker.allow(*word));
+    worker
         .preset(preset)
         .layer(Layer::Landlock, landlock)
         .runtime(targets.directory.join("runtime"))
@@ -144,8 +146,7 @@ pub fn make_attempts(words: &[&str], only: Option<&str>) {
         if only.is_some_and(|only| only != attempt.name.replace(' ', "_")) {
             continue;
         }
-        let result =
-            if place == Place::Outside { in_a_child(&attempt, &means, terminal) } else { (attempt.make)(&means) };
+        let result = if place.forks() { in_a_child(&attempt, &means, terminal) } else { (attempt.make)(&means) };
         let errno = result.map_or_else(|error| error.raw_os_error().unwrap_or(-1), |_| 0);
         say(&format!("\n=\t{}\t{errno}\n", attempt.name));
     }
@@ -201,7 +202,9 @@ fn in_a_child(attempt: &Attempt, means: &Means, terminal: &str) -> io::Result<i6
             // Nothing that is attempted takes as long.
             call(libc::SYS_alarm, &[30]).unwrap();
             // A terminal whose session has ended is hung up.
-            open_terminal(terminal);
+            if means.place.is_plain() {
+                open_terminal(terminal);
+            }
             let result = (attempt.make)(means);
             let errno = result.map_or_else(|error| error.raw_os_error().unwrap_or(-1), |_| 0);
             File::from(write).write_all(&errno.to_ne_bytes()).ok();
@@ -232,6 +235,5 @@ fn answers(output: &str) -> BTreeMap<String, i32> {
     };
     let answers: BTreeMap<String, i32> = output.lines().filter_map(parse).collect();
     assert!(answers.contains_key("done"), "the process did not come to its end:\n{output}");
-    let _ = owned;
     answers
 }

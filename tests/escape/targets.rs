@@ -124,6 +124,10 @@ impl Drop for Targets {
     fn drop(&mut self) {
         let _ = self.victim.kill();
         let _ = self.victim.wait();
+        // What attempts have created outside of the directory.
+        for directory in ["/", "/dev/shm"] {
+            let _ = fs::remove_file(Path::new(directory).join(format!("fdbroker-escape-{}", self.objects.key)));
+        }
     }
 }
 
@@ -157,7 +161,7 @@ fn files() -> (tempfile::TempDir, PathBuf) {
     let (guard, directory) = common::directory();
     let open = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
     open(&directory, 0o777);
-    for name in ["runtime", "empty"] {
+    for name in ["runtime", "empty", "place"] {
         fs::create_dir(directory.join(name)).unwrap();
         open(&directory.join(name), 0o777);
     }

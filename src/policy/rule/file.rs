@@ -48,6 +48,7 @@ impl FileRule {
     ///
     /// O_APPEND is a flag that its holder can take off again with fcntl(2), and it does not keep the holder from
     /// truncating the file. In a worker that [`Sandbox`](crate::Sandbox) started, the system-call filter refuses both.
+    /// With [`read`](Self::read), the file can be opened for both (O_RDWR), and then mapped and written over.
     pub fn append(self) -> Self {
         self.grant(Right::Append)
     }

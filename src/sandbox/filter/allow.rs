@@ -121,6 +121,9 @@ fn add(calls: &mut Calls, word: Word, signals: Signals) -> io::Result<()> {
         }
         Word::Network => {
             calls.any(calls::NETWORK);
+            // To any address, but without connecting, which Landlock would not see: what it was granted is of the
+            // host's network.
+            calls.when(libc::SYS_sendto, &[Bits(3, libc::MSG_FASTOPEN as u64, 0)])?;
             calls.when(libc::SYS_socketpair, &[Is(0, libc::AF_UNIX as u64)])?;
             // Of closed lists, so that no other family or protocol is loaded for the asking. Not MPTCP, which is past
             // Landlock's rules about TCP.

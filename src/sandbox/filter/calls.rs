@@ -185,8 +185,7 @@ pub(super) const KILL: &[i64] = &[
 pub(super) const SOCKETS: &[i64] = &[libc::SYS_accept, libc::SYS_accept4];
 
 /// Making sockets, beyond socket(2) itself, and reaching anybody with them.
-pub(super) const NETWORK: &[i64] =
-    &[libc::SYS_bind, libc::SYS_connect, libc::SYS_listen, libc::SYS_sendmmsg, libc::SYS_sendmsg, libc::SYS_sendto];
+pub(super) const NETWORK: &[i64] = &[libc::SYS_bind, libc::SYS_connect, libc::SYS_listen];
 
 /// Files that it holds.
 pub(super) const FILES: &[i64] = &[libc::SYS_fallocate, libc::SYS_fchmod, libc::SYS_ftruncate];

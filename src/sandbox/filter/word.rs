@@ -35,8 +35,9 @@ pub enum Word {
     /// pairs.
     Sockets,
     /// Sockets of its own: UNIX, TCP, UDP over both IPs, and asking the kernel for addresses and routes (netlink).
-    /// Sensible only in a network namespace of the worker's own: without one, and without Landlock, it reaches whatever
-    /// the host reaches.
+    /// Sensible only in a network namespace of the worker's own: without one, it reaches by UDP whatever the host
+    /// reaches, and without Landlock by TCP and abstract names too. Sockets that it was granted are of the host's
+    /// network in any case.
     Network,
     /// Changing files that it holds open: their length, mode and times, and the flags of their descriptors (F_SETFL).
     ///
