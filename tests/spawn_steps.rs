@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::state::{has_no_child, mappings, state};
+use common::state::{State, has_no_child, mappings, state};
 use common::watched::{Numbers, Verdict, answer, install, next, watched_but};
 use fdbroker::{Channel, Layer, Limit, Mode, Prepared, Preset, Refusal, Sandbox, SpawnError, Stdio, Step};
 use nix::sys::signal::{Signal, kill};
@@ -205,6 +205,7 @@ fn fail_each(prepared: &Prepared, plot: &Mutex<Plot>) -> Vec<Failed> {
 fn unchanged<T>(prepared: &Prepared, body: impl FnOnce() -> T) -> T {
     drop(prepared.spawn().unwrap());
     let (before, mapped) = (state(), mappings());
+    assert_nothing_is_blocked(&before);
     let answer = body();
     let after = state();
     for (name, value) in &before {
@@ -216,6 +217,16 @@ fn unchanged<T>(prepared: &Prepared, body: impl FnOnce() -> T) -> T {
     assert!(has_no_child());
     drop(prepared.spawn().unwrap());
     answer
+}
+
+/// No worker has blocked a signal for good, not the first one either, and not the children that try out what the host
+/// offers: neither in a thread that was there, nor in the one that starts workers from then on.
+fn assert_nothing_is_blocked(state: &State) {
+    for (name, mask) in state.iter().filter(|(name, _)| name.starts_with("SigBlk")) {
+        let mask = u64::from_str_radix(mask, 16).unwrap();
+        // Blocked by `peculiar`.
+        assert_eq!(mask & !(1 << (libc::SIGUSR2 - 1)), 0, "{name}: {mask:x}");
+    }
 }
 
 /// Sets what a spawn might change to what is not the default.
@@ -350,6 +361,7 @@ fn step_of(prepared: &Prepared) -> (Step, i32) {
 /// As [`unchanged`], of a body that puts filters on its thread, which no spawn is wanted of afterwards.
 fn unchanged_but_for_filters(prepared: &Prepared, body: impl FnOnce()) {
     drop(prepared.spawn().unwrap());
+    assert_nothing_is_blocked(&state());
     // The thread that waited for that worker's filter has ended.
     let one_thread = || fs::read_dir("/proc/self/task").unwrap().count() <= 2;
     while !one_thread() {

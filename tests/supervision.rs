@@ -3,26 +3,28 @@
 
 mod common;
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::exit;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::Duration;
 
 use fdbroker::supervise::{Event, Outcome, Restart, Supervision};
 use fdbroker::{
-    Client, Death, Layer, Limit, Policy, Prepared, Preset, Refusal, Rule, Sandbox, Stdio, Supervisor, Worker,
+    Broker, Client, Death, Layer, Limit, Policy, Prepared, Preset, Refusal, Rule, Sandbox, Stdio, Supervisor, Worker,
 };
 use nix::errno::Errno;
+use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::{SigHandler, Signal, kill, signal};
 use nix::sys::socket::{MsgFlags, send};
+use nix::sys::time::{TimeVal, TimeValLike};
 use nix::sys::wait::{WaitPidFlag, waitpid};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, pipe};
 
 use common::served::PATIENCE;
 
@@ -57,6 +59,15 @@ fn process() {
         "ignores-sigterm" => {
             on_sigterm(SigHandler::SigIgn);
             client.ready().unwrap();
+            idle();
+        }
+        "hears-sigterm" => {
+            let (heard, hear) = pipe().unwrap();
+            HEARD.set(hear).unwrap();
+            on_sigterm(SigHandler::Handler(tell_that_it_came));
+            client.ready().unwrap();
+            File::from(heard).read_exact(&mut [0]).unwrap();
+            client.stat("/got-it").unwrap_err();
             idle();
         }
         "garbage" => {
@@ -97,9 +108,15 @@ extern "C" fn exit_with_5(_: libc::c_int) {
     };
 }
 
+static HEARD: OnceLock<OwnedFd> = OnceLock::new();
+
+extern "C" fn tell_that_it_came(_: libc::c_int) {
+    let _ = HEARD.get().map(|pipe| nix::unistd::write(pipe, b"!"));
+}
+
 #[allow(unsafe_code)]
 fn on_sigterm(handler: SigHandler) {
-    // SAFETY: the handler calls nothing but _exit(2).
+    // SAFETY: the handlers make one system call each, and may be called at any time (signal-safety(7)).
     unsafe { signal(Signal::SIGTERM, handler) }.unwrap();
 }
 
@@ -419,23 +436,33 @@ fn a_first_process_of_its_namespace_that_would_not_hear_is_killed_at_once() {
     }
 }
 
-/// One thread is patient, another one is not.
+/// One thread is patient, and has asked the worker already; another one is not.
 #[test]
 fn the_earliest_deadline_counts() {
-    let watched = Watched::start(supervisor("ignores-sigterm"));
-    watched.ready();
-    let killed = Outcome::Stopped(Some(Death::Killed));
-    thread::scope(|scope| {
-        let supervision = &watched.supervision;
-        let patient = scope.spawn(|| supervision.stop(HOUR));
-        let waits = scope.spawn(|| supervision.wait());
-        assert_eq!(supervision.stop(Duration::ZERO), Some(killed));
-        assert_eq!([patient, waits].map(|thread| thread.join().unwrap()), [Some(killed); 2]);
+    common::alone("the_earliest_deadline_counts", || {
+        let (tell, told) = mpsc::channel();
+        let tell = Mutex::new(tell);
+        let broker = Broker::new().audit(move |record| {
+            if record.to_string().contains("stat /got-it") {
+                tell.lock().unwrap().send(()).unwrap();
+            }
+        });
+        let watched = Watched::start(supervisor("hears-sigterm").broker(&broker));
+        watched.ready();
+        let killed = Outcome::Stopped(Some(Death::Killed));
+        thread::scope(|scope| {
+            let supervision = &watched.supervision;
+            let waits = scope.spawn(|| supervision.wait());
+            let patient = scope.spawn(|| supervision.stop(HOUR));
+            told.recv_timeout(PATIENCE).expect("the worker has got SIGTERM");
+            assert_eq!(supervision.stop(Duration::ZERO), Some(killed));
+            assert_eq!([patient, waits].map(|thread| thread.join().unwrap()), [Some(killed); 2]);
+        });
+        // It is over, and can be stopped all the same.
+        assert_eq!(watched.supervision.stop(HOUR), Some(killed));
+        watched.supervision.restart();
+        watched.supervision.signal(libc::SIGHUP).unwrap();
     });
-    // It is over, and can be stopped all the same.
-    assert_eq!(watched.supervision.stop(HOUR), Some(killed));
-    watched.supervision.restart();
-    watched.supervision.signal(libc::SIGHUP).unwrap();
 }
 
 #[test]
@@ -484,7 +511,7 @@ fn a_restart_has_a_deadline_too() {
 /// And it begins anew: pauses, and the ceiling.
 #[test]
 fn a_restart_ends_a_pause() {
-    let watched = Watched::start(supervisor("exit 1").backoff(HOUR, HOUR).start_limit(2, HOUR));
+    let watched = Watched::start(supervisor("exit 1").backoff(HOUR, HOUR).start_limit(2, 10 * HOUR));
     for _ in 0..3 {
         watched.started();
         assert_eq!(watched.died(), Death::Exit(1));
@@ -533,7 +560,7 @@ fn a_closure_may_stop_it() {
     let (tell, told) = mpsc::channel();
     let (start, started) = mpsc::channel();
     let there = itself.clone();
-    let started = std::sync::Mutex::new(started);
+    let started = Mutex::new(started);
     let supervisor = supervisor("ready").on_event(move |event| match event {
         Event::Started { .. } => started.lock().unwrap().recv().unwrap(),
         Event::Ready { .. } => tell.send(there.get().unwrap().stop(HOUR)).unwrap(),
@@ -603,12 +630,11 @@ fn death_for_want_of_memory_is_told() {
         let death = death_of(worker("allocate"));
         assert!(matches!(death, Death::OutOfMemory { in_its_cgroup: true, .. }), "{death:?}");
         // What was counted before a worker's start is not held to be the reason of its end.
-        let watched = Watched::start(supervisor("ready"));
-        let pid = watched.ready();
-        kill(Pid::from_raw(pid.try_into().unwrap()), Signal::SIGKILL).unwrap();
-        let death = watched.died();
+        let (worker, _channel) = Sandbox::new("/bin/cat").stdout(Stdio::null()).spawn().unwrap();
+        worker.signal(libc::SIGKILL).unwrap();
+        let death = worker.death().unwrap();
         assert!(by(Signal::SIGKILL)(&death), "{death:?}");
-        drop((watched, cgroup));
+        drop(cgroup);
     });
 }
 
@@ -633,8 +659,8 @@ impl Cgroup {
         let cgroup = Self { path: parent.join(format!("fdbroker-test-{}", std::process::id())), parent };
         fs::create_dir(&cgroup.path)?;
         fs::write(cgroup.path.join(file), bytes.to_string())?;
-        // The worker is bigger than this process, and would be chosen; but there is no need to try.
-        fs::write("/proc/self/oom_score_adj", "-1000")?;
+        // The worker is bigger than this process, and chosen for that; this makes it sure, where it is permitted.
+        let _ = fs::write("/proc/self/oom_score_adj", "-1000");
         fs::write(cgroup.path.join("cgroup.procs"), std::process::id().to_string())?;
         Ok(cgroup)
     }
@@ -645,6 +671,34 @@ impl Drop for Cgroup {
         let _ = fs::write(self.parent.join("cgroup.procs"), std::process::id().to_string());
         let _ = fs::remove_dir(&self.path);
     }
+}
+
+// ------------------------------------------------------------------------------------------------------ what it takes
+
+/// Two seconds in which nothing happens, after something has: a thread that asks over and over would take them whole.
+#[test]
+fn waiting_takes_no_time_of_the_processor() {
+    common::alone("waiting_takes_no_time_of_the_processor", || {
+        let watched = Watched::start(supervisor("idle").ready_within(Duration::from_secs(2)));
+        let pid = watched.started();
+        watched.supervision.signal(libc::SIGURG).unwrap();
+        let before = own_time();
+        assert_eq!(watched.next(), Seen::NotReady);
+        let used = own_time() - before;
+        assert!(used < Duration::from_secs(1), "{used:?}");
+        assert_eq!(watched.died(), Death::Killed);
+        assert!(is_gone(pid));
+    });
+}
+
+/// Of all threads of this process.
+fn own_time() -> Duration {
+    let usage = getrusage(UsageWho::RUSAGE_SELF).unwrap();
+    [usage.user_time(), usage.system_time()].into_iter().map(|time| Duration::from_micros(micros(time))).sum()
+}
+
+fn micros(time: TimeVal) -> u64 {
+    time.num_microseconds().try_into().unwrap()
 }
 
 // ------------------------------------------------------------------------------------------------------ what is left

@@ -26,7 +26,7 @@ pub enum Limit {
     FileSize,
     /// Bytes of a core dump (RLIMIT_CORE). 0 in every sandbox, unless said otherwise.
     Core,
-    /// Seconds of processor time (RLIMIT_CPU); SIGXCPU, then SIGKILL, ends it there.
+    /// Seconds of processor time (RLIMIT_CPU); SIGKILL ends it there.
     CpuTime,
 }
 

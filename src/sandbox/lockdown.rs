@@ -66,8 +66,9 @@ impl Lockdown {
     }
 
     /// Spawns nothing: opens and changes files as before, as far as permissions let, and loads code; but makes no
-    /// process, executes no program, and makes no socket that reaches anybody. Landlock is left as it is. For programs
-    /// that find their files as they go, such as interpreters.
+    /// process, executes no program, and makes no socket that reaches anybody. Landlock takes no file away, but keeps it
+    /// from looking into other processes of its user (`/proc/<pid>/mem`), which could spawn for it. For programs that
+    /// find their files as they go, such as interpreters.
     ///
     /// A process that is not root finds most files of its own in /proc closed from then on: see [`Layer::NotDumpable`].
     pub const fn spawns_nothing() -> Self {
@@ -104,7 +105,7 @@ impl Lockdown {
         self
     }
 
-    /// Gives up the rest: sets no_new_privs, leaves Landlock nothing, makes the process non-dumpable (no core, no
+    /// Gives up the rest: sets no_new_privs, leaves Landlock nothing (or files alone), makes the process non-dumpable (no core, no
     /// tracing by its own user), and puts the filter on every thread there is. It can be done again, to give up more.
     ///
     /// Landlock covers the calling thread and those that it starts. If there are others already, the report says that
@@ -120,12 +121,13 @@ impl Lockdown {
         prctl::set_no_new_privs().map_err(os("prctl(PR_SET_NO_NEW_PRIVS)"))?;
         enforced.push(Layer::NoNewPrivs, Ok("set".to_owned()));
 
-        let mut scoped = false;
-        if self.left != Left::Files {
-            let landlock = leave_nothing()?;
-            scoped = landlock.as_ref().is_ok_and(|&abi| abi >= rulesets::SCOPES_SIGNALS);
-            enforced.push(Layer::Landlock, landlock.map(|abi| format!("ABI {abi}, nothing left")));
-        }
+        let (ruleset, what): (fn() -> _, _) = match self.left {
+            Left::Files => (rulesets::files_alone, "files as before, no process outside"),
+            Left::Computing | Left::Serving => (rulesets::nothing, "nothing left"),
+        };
+        let landlock = restrict(ruleset)?;
+        let scoped = landlock.as_ref().is_ok_and(|&abi| abi >= rulesets::SCOPES_SIGNALS);
+        enforced.push(Layer::Landlock, landlock.map(|abi| format!("ABI {abi}, {what}")));
         // Before the filter, which lets nobody take it back. (A change of user would set it anew; that is refused.)
         prctl::set_dumpable(false).map_err(os("prctl(PR_SET_DUMPABLE)"))?;
         let code = filter::for_lockdown(self.words, self.refusal, scoped).map_err(failed("compiling the filter"))?;
@@ -136,15 +138,17 @@ impl Lockdown {
     }
 }
 
-/// Landlock with nothing left. The ABI that holds for the whole process, or why none does.
-fn leave_nothing() -> Result<Result<u32, String>, LockdownError> {
+/// The ABI that holds for the whole process, or why none does.
+fn restrict(
+    ruleset: fn() -> Result<landlock::RulesetCreated, landlock::RulesetError>,
+) -> Result<Result<u32, String>, LockdownError> {
     let abi = match rulesets::abi() {
         Ok(abi) => abi,
         Err(why) => return Ok(Err(why)),
     };
     // Before anything is refused: it may have to look into /proc.
     let alone = process::has_one_thread();
-    let status = rulesets::nothing()
+    let status = ruleset()
         .and_then(landlock::RulesetCreated::restrict_self)
         .map_err(|error| failed("landlock_restrict_self")(io::Error::other(error)))?;
     Ok(match (status.ruleset, alone) {

@@ -6,6 +6,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::stdio::moved;
+
 /// A count of such kills, of which a worker's may be one. Opened once, read at each start and at each end that it might
 /// explain. `Clone` is cheap.
 #[derive(Debug, Clone)]
@@ -37,7 +39,9 @@ impl OomKills {
     }
 
     fn open(path: &Path, scope: Scope) -> Option<Self> {
-        let counter = Self { file: Arc::new(File::open(path).ok()?), scope };
+        // Out of the way of a broker that has closed its standard descriptors.
+        let file = moved(File::open(path).ok()?.into(), 3).ok()?;
+        let counter = Self { file: Arc::new(file.into()), scope };
         // Kernels before 4.13 have the files without this line.
         counter.count().is_some().then_some(counter)
     }

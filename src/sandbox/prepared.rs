@@ -20,7 +20,7 @@ use super::oom::OomKills;
 use super::program::Program;
 use super::stdio::{self, Opened, moved};
 use super::worker::Streams;
-use super::{Enforced, Layer, Limit, Mode, Sandbox, Stdio, Worker, host, landlock, root, spawner, user};
+use super::{Enforced, Layer, Limit, Mode, Refusal, Sandbox, Stdio, Worker, host, landlock, root, spawner, user};
 use crate::channel::{Channel, Kind, Packet};
 use crate::error::SpawnError;
 use crate::sys::child::{self, Filter, Image, Plan, Start, Step};
@@ -334,7 +334,15 @@ impl Preparation<'_> {
             return wrong("there is nobody to log to: say whom (Sandbox::log)");
         }
         let last = descriptors.keys().chain(channel_at).chain(&[2]).max().copied().unwrap_or(2);
-        last.checked_add(1).map_or_else(|| wrong("there is no such descriptor"), Ok)
+        // The filter's listener is a descriptor of the new process for a moment, within its limit: the first after these.
+        let listener =
+            i32::from(self.sandbox.refusal == Refusal::Kill && self.sandbox.mode(Layer::Seccomp) != Mode::Off);
+        let Some(above) = last.checked_add(1 + listener) else { return wrong("there is no such descriptor") };
+        let limit = self.sandbox.limits.get(&Limit::Descriptors).copied();
+        if listener != 0 && limit.is_some_and(|limit| limit < u64::from(above.unsigned_abs())) {
+            return wrong("to kill for a refused call takes a descriptor more than the limit lets the worker have");
+        }
+        Ok(above)
     }
 
     /// Whether a layer is there: what it is goes into the report, or why it is not.

@@ -17,7 +17,9 @@ use crate::sys::{descriptor, notify, process};
 /// A running worker, held by a pidfd: what is done to it is done to it and no other process, whatever has become of its
 /// process id. `&Worker` can be shared among threads.
 ///
-/// Dropping it kills the process (SIGKILL) and waits for its end, so none is left behind, alive or as a zombie.
+/// Dropping it kills the process (SIGKILL) and waits for its end, so none is left behind, alive or as a zombie. A process
+/// that has given up the right to signal its workers (another user, a Landlock domain that was entered since) cannot: what
+/// is dropped then runs on, and ends with the process at the latest ([`Layer::DieWithParent`](super::Layer)).
 ///
 /// [`AsFd`] gives the pidfd: it is readable for poll(2) when the worker has ended.
 #[derive(Debug)]
@@ -252,7 +254,9 @@ impl AsFd for Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        let _ = self.kill();
-        let _ = self.wait();
+        // Who may not kill it would wait for as long as it likes.
+        if self.kill().is_ok() {
+            let _ = self.wait();
+        }
     }
 }

@@ -164,6 +164,11 @@ pub enum Place {
     Computes,
     Serves,
     SpawnsNothing,
+    /// Each wall by itself: as Standard, without Landlock; and each `lockdown` in a process that nobody has sandboxed.
+    WithoutLandlock,
+    PlainComputes,
+    PlainServes,
+    PlainSpawnsNothing,
 }
 
 impl Place {
@@ -179,11 +184,23 @@ impl Place {
             Self::Computes => "computes",
             Self::Serves => "serves",
             Self::SpawnsNothing => "no-spawn",
+            Self::WithoutLandlock => "without-landlock",
+            Self::PlainComputes => "plain-computes",
+            Self::PlainServes => "plain-serves",
+            Self::PlainSpawnsNothing => "plain-no-spawn",
         }
     }
 
+    pub const BY_ITSELF: [Self; 4] =
+        [Self::WithoutLandlock, Self::PlainComputes, Self::PlainServes, Self::PlainSpawnsNothing];
+
+    /// Whether the process is started without a sandbox.
+    pub const fn is_plain(self) -> bool {
+        matches!(self, Self::Outside | Self::PlainComputes | Self::PlainServes | Self::PlainSpawnsNothing)
+    }
+
     pub fn of(name: &str) -> Self {
-        Self::ALL.into_iter().find(|place| place.name() == name).unwrap()
+        Self::ALL.into_iter().chain(Self::BY_ITSELF).find(|place| place.name() == name).unwrap()
     }
 }
 

@@ -18,6 +18,7 @@
 mod common;
 
 mod attempt;
+mod by_itself;
 mod call;
 mod descriptors;
 mod files;
@@ -145,16 +146,25 @@ fn unproved(attempt: &Attempt, outside: i32) -> Option<String> {
 
 /// By what really holds: where there are no user namespaces, every preset is the floor.
 fn expected(attempt: &Attempt, place: Place, enforced: &Enforced) -> Answers {
-    let of = &attempt.expected;
     let namespaces = enforced.has(Layer::PidNamespace) && enforced.has(Layer::NetworkNamespace);
+    let place = match place {
+        Place::Full if namespaces && enforced.has(Layer::Root) => Place::Full,
+        Place::Standard | Place::Full if enforced.has(Layer::Root) => Place::Standard,
+        Place::Standard | Place::Full => Place::Floor,
+        other => other,
+    };
+    expected_of(attempt, place)
+}
+
+fn expected_of(attempt: &Attempt, place: Place) -> Answers {
+    let of = &attempt.expected;
     match place {
         Place::Outside | Place::Floor => of.floor,
-        Place::Full if namespaces && enforced.has(Layer::Root) => of.full,
-        Place::Standard | Place::Full if enforced.has(Layer::Root) => of.rooted,
-        Place::Standard | Place::Full => of.floor,
-        Place::Computes => of.computes,
-        Place::Serves => of.serves,
-        Place::SpawnsNothing => of.spawns_nothing,
+        Place::Standard | Place::WithoutLandlock => of.rooted,
+        Place::Full => of.full,
+        Place::Computes | Place::PlainComputes => of.computes,
+        Place::Serves | Place::PlainServes => of.serves,
+        Place::SpawnsNothing | Place::PlainSpawnsNothing => of.spawns_nothing,
     }
 }
 

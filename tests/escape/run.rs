@@ -9,7 +9,9 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 
-use fdbroker::{Broker, Client, Enforced, Lockdown, Policy, Preset, Refusal, Rule, Sandbox, Stdio, Worker};
+use fdbroker::{
+    Broker, Client, Enforced, Layer, Lockdown, Mode, Policy, Preset, Refusal, Rule, Sandbox, Stdio, Worker,
+};
 
 use super::attempt::{Attempt, List, Means, Place, ROOT, TERMINAL};
 use super::call::{call, end, leak, number, owned, pipe};
@@ -40,7 +42,7 @@ pub struct Outcome {
 pub fn outcome(place: Place) -> Outcome {
     let mut targets = Targets::new();
     let role = targets.role("attempts", place);
-    if place == Place::Outside {
+    if place.is_plain() {
         let output = common::rerun("process", &role).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let answers = answers(&String::from_utf8_lossy(&output.stdout));
@@ -61,13 +63,15 @@ pub fn killed(targets: &Targets, name: &str) -> (Worker, String) {
 
 fn sandbox(targets: &Targets, place: Place, role: &str) -> Sandbox {
     let preset = match place {
-        Place::Standard => Preset::Standard,
+        Place::Standard | Place::WithoutLandlock => Preset::Standard,
         Place::Full => Preset::Full,
         _ => Preset::Floor,
     };
+    let landlock = if place == Place::WithoutLandlock { Mode::Off } else { Mode::IfAvailable };
     // A careless starter gives it the host's root directory, and a terminal.
     worker(role)
         .preset(preset)
+        .layer(Layer::Landlock, landlock)
         .runtime(targets.directory.join("runtime"))
         .descriptor(ROOT as i32, File::open("/").unwrap())
         .descriptor(TERMINAL as i32, targets.terminal.try_clone().unwrap())
@@ -103,17 +107,17 @@ fn in_a_sandbox(targets: &Targets, sandbox: Sandbox) -> (Worker, String) {
 pub fn make_attempts(words: &[&str], only: Option<&str>) {
     let &[place, directory, parent, victim, secret, key, tcp, udp, terminal] = words else { panic!("{words:?}") };
     let (place, directory) = (Place::of(place), PathBuf::from(directory));
-    if place == Place::Outside {
+    if place.is_plain() {
         let root = File::open("/").unwrap();
         call(libc::SYS_dup2, &[number(&root), ROOT]).unwrap();
         open_terminal(terminal);
     }
-    let granted = if place == Place::Outside { opened(&directory) } else { asked_for(&directory) };
+    let granted = if place.is_plain() { opened(&directory) } else { asked_for(&directory) };
     let (append, both, read, listener, udp_socket, datagram) = granted.unwrap();
     let lockdown = match place {
-        Place::Computes => Some(Lockdown::computes()),
-        Place::Serves => Some(Lockdown::serves()),
-        Place::SpawnsNothing => Some(Lockdown::spawns_nothing()),
+        Place::Computes | Place::PlainComputes => Some(Lockdown::computes()),
+        Place::Serves | Place::PlainServes => Some(Lockdown::serves()),
+        Place::SpawnsNothing | Place::PlainSpawnsNothing => Some(Lockdown::spawns_nothing()),
         _ => None,
     };
     if let Some(lockdown) = lockdown {

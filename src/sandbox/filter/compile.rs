@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
+use super::squeeze::squeeze;
 use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen as Len, SeccompCmpOp as Cmp, SeccompCondition,
     SeccompFilter, SeccompRule, TargetArch, sock_filter,
@@ -87,6 +88,15 @@ impl Answer {
 /// A program that gives a call the answer of the first list that it is on, and `otherwise` if it is on none. A call of
 /// another architecture (32-bit ones on x86_64) ends the process.
 pub(super) fn compile(lists: &[(Calls, Answer)], otherwise: Answer) -> io::Result<BpfProgram> {
+    let program = squeeze(halving(lists, otherwise)?);
+    // The kernel's BPF_MAXINSNS.
+    if program.len() > 4096 {
+        return Err(io::Error::other(format!("a filter of {} instructions", program.len())));
+    }
+    Ok(program)
+}
+
+fn halving(lists: &[(Calls, Answer)], otherwise: Answer) -> io::Result<BpfProgram> {
     let mut leaves: Vec<(u32, BpfProgram)> = Vec::new();
     let mut from = |number: u32, program: BpfProgram| {
         if leaves.last().is_none_or(|(_, last)| *last != program) {
@@ -108,12 +118,7 @@ pub(super) fn compile(lists: &[(Calls, Answer)], otherwise: Answer) -> io::Resul
     from(next, unlisted);
 
     let architecture = section(0, &[])?.0;
-    let program = [architecture, vec![statement(LOAD, 0)], tree(&leaves)].concat();
-    // The kernel's BPF_MAXINSNS.
-    if program.len() > 4096 {
-        return Err(io::Error::other(format!("a filter of {} instructions", program.len())));
-    }
-    Ok(program)
+    Ok([architecture, vec![statement(LOAD, 0)], tree(&leaves)].concat())
 }
 
 /// Goes to the leaf for a number that has been loaded: the last one whose number is not above it.
@@ -211,4 +216,26 @@ fn jump(over: usize) -> sock_filter {
 
 fn backend(error: BackendError) -> io::Error {
     io::Error::other(error)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::super::allow::{Exec, Signals, allowed, refused};
+    use super::super::word::{Word, Words};
+    use super::*;
+
+    /// As they are before they are squeezed: with few words and with many.
+    pub(in super::super) fn programs() -> Vec<BpfProgram> {
+        let few = Words::NONE;
+        let many = [Word::Threads, Word::Load, Word::Sockets, Word::Code].into_iter().fold(few, Words::with);
+        let signals = Signals { are_scoped: true, own: None };
+        let of = |words| {
+            let lists = [
+                (allowed(words, Exec::With(super::super::PLACEHOLDER), signals).ok()?, Answer::Allow),
+                (refused().ok()?, Answer::Errno(libc::EPERM)),
+            ];
+            halving(&lists, Answer::Errno(libc::ENOSYS)).ok()
+        };
+        [few, many].into_iter().filter_map(of).collect()
+    }
 }

@@ -9,6 +9,7 @@
 mod allow;
 mod calls;
 mod compile;
+mod squeeze;
 mod word;
 
 pub use word::{Refusal, UnknownRefusal, UnknownWord, Word};

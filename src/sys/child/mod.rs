@@ -68,7 +68,8 @@ pub(crate) struct Start<'a> {
     pub(crate) filters: &'a [Filter<'a>],
     /// What the filter wants to see with execveat(2).
     pub(crate) token: u64,
-    /// Where a filter's listener is sent.
+    /// Where a filter's listener is sent. It has, until then, the number after the last of `descriptors`, at which
+    /// nothing is that is needed here.
     pub(crate) listener: Option<RawFd>,
     /// This process, for a child that cannot ask for its parent's pid.
     pub(crate) parent: Option<RawFd>,
@@ -154,6 +155,9 @@ impl Order<'_> {
         }
         self.begin(Step::Descriptors);
         descriptors::place(descriptors)?;
+        if self.start.listener.is_some() {
+            descriptors::make_room_after(descriptors);
+        }
         self.begin(Step::CloseOnExec);
         descriptors::close_others_on_exec(descriptors)?;
         if let Some(root) = &plan.root {
