@@ -97,8 +97,11 @@ impl Life {
     /// Kills it, if this signal would end it were it not the first process of a PID namespace. Answers whether it is
     /// so.
     pub(super) fn kill_if_deaf_to(&self, signal: i32) -> io::Result<bool> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.worker.id())).unwrap_or_default();
-        let is_deaf = is_deaf_to(signal, &status);
+        let threads = fs::read_dir(format!("/proc/{}/task", self.worker.id()));
+        let status = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+        // Who waits for a signal blocks it in every thread. In one, it may be for a moment: the C library does so while
+        // it starts a thread.
+        let is_deaf = threads.into_iter().flatten().flatten().any(|thread| is_deaf_to(signal, &status(thread)));
         if is_deaf {
             self.worker.kill()?;
         }
@@ -138,12 +141,12 @@ impl AsFd for Life {
     }
 }
 
-/// By the text of /proc/<pid>/status: a process that is the first of its PID namespace does not get a signal that it
-/// neither handles nor waits for (sigwait(3), signalfd(2)), though others are ended by it (pid_namespaces(7)). One that
-/// it ignores would not end others either.
+/// By the text of a thread's status in /proc: a process that is the first of its PID namespace does not get a signal
+/// that it neither handles nor waits for (sigwait(3), signalfd(2)), though others are ended by it (pid_namespaces(7)).
+/// One that it ignores would not end others either.
 fn is_deaf_to(signal: i32, status: &str) -> bool {
     let field = |name| status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
-    let in_namespaces: Vec<&str> = field("NSpid").unwrap_or_default().split_whitespace().collect();
+    let in_namespaces: Vec<&str> = field("NStgid").unwrap_or_default().split_whitespace().collect();
     let has = |name| {
         let mask = field(name).and_then(|mask| u64::from_str_radix(mask, 16).ok()).unwrap_or(u64::MAX);
         mask & (1 << (signal - 1)) != 0
@@ -161,7 +164,7 @@ mod tests {
         const NONE: &str = "0000000000000000";
         const SIGTERM: &str = "0000000000004000";
         let with = |pids, caught, ignored, blocked| {
-            format!("Name:\tworker\nNSpid:\t{pids}\nSigBlk:\t{blocked}\nSigIgn:\t{ignored}\nSigCgt:\t{caught}\n")
+            format!("Name:\tworker\nNStgid:\t{pids}\nSigBlk:\t{blocked}\nSigIgn:\t{ignored}\nSigCgt:\t{caught}\n")
         };
         let status = |pids, caught| with(pids, caught, NONE, NONE);
         for (status, deaf) in [
