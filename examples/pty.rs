@@ -41,7 +41,7 @@ fn broker() -> Result<ExitCode, Box<dyn Error>> {
     let policy = Policy::builder().allow(rule).build()?;
     let broker = Broker::new().service("pty", terminal).audit(|record| println!("  audit: {record}"));
 
-    let (mut worker, channel) = Sandbox::this_program().arg("worker").spawn()?;
+    let (worker, channel) = Sandbox::this_program().arg("worker").spawn()?;
     let service = broker.serve("worker", channel, policy)?;
     let status = worker.wait()?;
     service.wait()?;

@@ -33,6 +33,7 @@ def opening(access):
 # Each verb's number, and its body.
 VERBS = {
     "hello": (0x01, lambda: b""),
+    "ready": (0x03, lambda: b""),
     "read": opening(0x01),
     "write": opening(0x02),
     "append": opening(0x04),

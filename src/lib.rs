@@ -62,7 +62,7 @@ mod sandbox;
 mod split;
 #[cfg(target_os = "linux")]
 #[forbid(unsafe_code)]
-mod supervise;
+pub mod supervise;
 mod sys;
 #[cfg(target_os = "linux")]
 #[forbid(unsafe_code)]
@@ -81,7 +81,7 @@ pub use channel::{Listener, ListenerOptions};
 pub use client::{Batch, Called, Client, DirEntry, OpenOptions};
 pub use error::{ChannelError, EndpointError, TakeError};
 #[cfg(target_os = "linux")]
-pub use error::{ClientError, Fault, LockdownError, PolicyError, SpawnError, SplitError};
+pub use error::{ClientError, Fault, LockdownError, NotReady, PolicyError, SpawnError, SplitError, StartError};
 #[cfg(target_os = "linux")]
 pub use policy::{Limits, Policy, Rule};
 #[cfg(all(target_os = "linux", feature = "policy-file"))]
@@ -90,11 +90,13 @@ pub use policy::{PolicyFile, TextError};
 pub use resolve::Resolver;
 #[cfg(target_os = "linux")]
 pub use sandbox::{
-    Enforced, Host, Layer, Limit, Line, Lockdown, Mode, NotFull, Prepared, Preset, Refusal, Sandbox, Stdio, Step,
-    UnknownPreset, UnknownWord, Word, Worker, lockdown,
+    Death, Enforced, Host, Layer, Limit, Line, Lockdown, Mode, NotFull, Prepared, Preset, Refusal, Sandbox, Stdio,
+    Step, UnknownLayer, UnknownLimit, UnknownPreset, UnknownRefusal, UnknownWord, Word, Worker, lockdown,
 };
 #[cfg(target_os = "linux")]
 pub use split::{Split, split};
+#[cfg(target_os = "linux")]
+pub use supervise::Supervisor;
 
 #[cfg(fuzzing)]
 #[doc(hidden)]

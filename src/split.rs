@@ -6,7 +6,7 @@ use std::fmt;
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::signal::SigSet;
-use nix::sys::wait::WaitStatus;
+use std::process::ExitStatus;
 
 use crate::broker::{Broker, Record};
 use crate::client::Client;
@@ -123,14 +123,15 @@ impl Split {
         self,
         signals: &SigSet,
         policy: impl FnOnce() -> Result<Policy, E>,
-    ) -> Result<WaitStatus, SplitError>
+    ) -> Result<ExitStatus, SplitError>
     where
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         let policy = policy().map_err(|error| SplitError::Policy(error.into()))?;
         let sandbox = Sandbox::this_program().args(std::env::args_os().skip(1)).env(MARKER, "1").die_with_parent();
         let sandbox = self.sandbox.into_iter().fold(sandbox, |sandbox, change| change(sandbox));
-        supervise(signals, sandbox, &self.broker, policy, self.announce)
+        let (status, _) = supervise(signals, &sandbox.prepare()?, &self.broker, policy, self.announce)?;
+        Ok(status)
     }
 }
 

@@ -141,6 +141,7 @@ fn p_02_the_wire_allocates_nothing() {
     let open = Ask::Open { access: Access::CREATE_NEW, path: &long };
     let asks = [
         Ask::Hello,
+        Ask::Ready,
         Ask::Scratch,
         open,
         Ask::List { path: &long, from: 7 },

@@ -164,6 +164,7 @@ fn u_01_each_request_is_one_record() {
     let call = |service, rights| Ask::Call { service, rights, bytes: b"secret words" };
     let cases = [
         Case { ask: Ask::Hello, rule: None, refusal: None, why: None },
+        Case { ask: Ask::Ready, rule: None, refusal: None, why: None },
         granted(open(Access::READ, path(&file)), 1),
         granted(open(Access::CREATE_NEW, path(&new)), 1),
         granted(Ask::Scratch, 4),

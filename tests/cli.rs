@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout, reason = "a test")]
 
 mod common;
+#[path = "cli/sandbox.rs"]
+mod sandbox;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -111,6 +113,9 @@ fn worker() {
                 std::thread::park();
             }
         }
+        "confined" => sandbox::confined(&at),
+        "limits" => sandbox::limits(),
+        "makes a socket" => sandbox::make_a_socket(),
         #[cfg(feature = "learn")]
         "trace" => {
             learning::trace(&client(), &at).expect("all of it is granted");
@@ -587,8 +592,13 @@ fn followed(written: &str, steps: &str) -> String {
 fn completions_are_for_shells() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let (status, said, _) = ran(fdbroker().args(["completions", shell]));
-        let missing = ["run", "check", "explain", "worker-uid"].into_iter().find(|word| !said.contains(word));
+        let missing = ["run", "sandbox", "check", "explain", "worker-uid", "if-available"]
+            .into_iter()
+            .find(|word| !said.contains(word));
         assert!(status == 0 && missing.is_none(), "{shell}: {missing:?}");
+        // Names, where a shell's completions have the values of options.
+        let values = ["cgroup-namespace", "processes", "standard"];
+        assert!(matches!(shell, "elvish" | "powershell") || values.iter().all(|value| said.contains(value)), "{shell}");
         if shell == "bash" {
             let (_guard, at) = directory();
             fs::write(at.join("completions"), &said).unwrap();
@@ -603,7 +613,7 @@ fn completions_are_for_shells() {
 fn the_manual_page_is_one() {
     let (status, page, _) = ran(fdbroker().arg("man"));
     assert_eq!(status, 0);
-    for command in ["RUN", "CHECK", "EXPLAIN", "COMPLETIONS", "MAN"] {
+    for command in ["RUN", "SANDBOX", "CHECK", "EXPLAIN", "COMPLETIONS", "MAN"] {
         assert!(page.contains(&format!("\n.SH \"COMMAND {command}\"\n")), "{command}: {page}");
     }
     assert!(page.contains("deny\\-warnings") && !page.contains(".SH EXTRA"));

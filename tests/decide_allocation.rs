@@ -108,6 +108,7 @@ fn deciding_takes_nothing_from_the_heap() {
         (call(b"service-7", Right::Write.into()), false, false),
         (call(b"no service", Rights::NONE), false, false),
         (Ask::Hello, false, false),
+        (Ask::Ready, false, false),
     ];
     assert!(ASKED.get() > 0, "the policy did allocate, and it was counted");
     for (phase, standing) in [&start, &start].into_iter().enumerate() {

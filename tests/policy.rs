@@ -246,6 +246,7 @@ fn m_09_an_empty_policy_allows_nothing() {
     let path = b"/etc/hostname";
     let asks = [
         Ask::Hello,
+        Ask::Ready,
         Ask::Open { access: Access::DIRECTORY, path },
         Ask::Scratch,
         Ask::List { path, from: 0 },

@@ -24,6 +24,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 /// "welcome", as the one at `ROOT/socket` does.
 const TABLE: &[(&str, &str)] = &[
     ("hello", "granted: "),
+    ("ready", "granted: "),
     ("read ROOT/file", "granted: content"),
     ("read ROOT/absent", "refused: failed ENOENT"),
     ("read ROOT/private", "refused: denied EACCES"),
@@ -209,6 +210,7 @@ fn granted(client: &Client, words: &[&str]) -> Result<String, ClientError> {
     let done = |()| String::new();
     Ok(match *words {
         ["hello"] => done(client.hello()?),
+        ["ready"] => done(client.ready()?),
         ["read", path] => io::read_to_string(client.read(path)?).unwrap(),
         ["write", path] => write(client.write(path)?),
         ["append", path] => write(client.append(path)?),

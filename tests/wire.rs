@@ -42,6 +42,7 @@ fn bodies() -> Vec<(u8, Vec<u8>, Ask<'static>)> {
     let open = |bits: &[u8], access, path: &'static [u8]| (0x10, [bits, path].concat(), Ask::Open { access, path });
     let rows: Vec<(u8, &[u8], Ask<'static>)> = vec![
         (0x01, b"", Ask::Hello),
+        (0x03, b"", Ask::Ready),
         (0x11, b"", Ask::Scratch),
         (0x12, b"\x08\x07\x06\x05\x04\x03\x02\x01/d", Ask::List { path: b"/d", from: 0x0102_0304_0506_0708 }),
         (0x12, b"\0\0\0\0\0\0\0\0", Ask::List { path: b"", from: 0 }),
@@ -221,7 +222,7 @@ fn p_01_items_of_a_batch() {
     let read = Ask::Open { access: Access::READ, path: b"/x" };
     assert_eq!(mixed.iter().collect::<Vec<_>>(), [Ok(read), Err(0x7f), Err(0x80), Ok(Ask::Scratch)]);
     assert_eq!(mixed.len(), 4);
-    let alone = [0x01, 0x30, 0x40];
+    let alone = [0x01, 0x03, 0x30, 0x40];
     for (verb, body, ask) in bodies() {
         let mut buffer = vec![0; MAX_MESSAGE];
         if alone.contains(&verb) {
@@ -386,7 +387,7 @@ fn ask() -> impl Strategy<Value = Ask<'static>> {
     let rights = (0..=Rights::ALL.bits()).prop_map(|bits| Rights::from_bits(bits).unwrap());
     let call = (rights, bytes(1..256), bytes(0..5000));
     prop_oneof![
-        1 => Just(Ask::Hello),
+        1 => prop_oneof![Just(Ask::Hello), Just(Ask::Ready)],
         8 => item(),
         2 => call.prop_map(|(rights, service, bytes)| Ask::Call { service, rights, bytes }),
         3 => prop::collection::vec(item(), 1..12)
@@ -511,7 +512,7 @@ proptest! {
     fn p_02_p_03_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..80), verb: u8, descriptors in 0..4u16) {
         one_form_only(&bytes, descriptors.into());
         let _ = (Stat::decode(&bytes), Entries::decode(&bytes).map(|entries| entries.iter().count()));
-        let known = [0x01, 0x02, 0x10, 0x11, 0x12, 0x18, 0x20, 0x21, 0x22, 0x23, 0x30, 0x40, 0x80, 0x81, 0x82];
+        let known = [0x01, 0x02, 0x03, 0x10, 0x11, 0x12, 0x18, 0x20, 0x21, 0x22, 0x23, 0x30, 0x40, 0x80, 0x81, 0x82];
         for verb in known.into_iter().chain([verb]) {
             one_form_only(&valid(verb, 1, 0, &bytes), 0);
             one_form_only(&valid(verb, 1, descriptors, &bytes), descriptors.into());
@@ -679,7 +680,7 @@ fn p_06_versions_verbs_and_reserved_bits() {
         for body in [&b""[..], b"/any/body"] {
             let bytes = valid(verb, u64::MAX, 0, body);
             // 0x02 is the narrowing's.
-            if !matches!(verb, 0x01 | 0x02 | 0x10..=0x18 | 0x20..=0x23 | 0x30 | 0x40) {
+            if !matches!(verb, 0x01..=0x03 | 0x10..=0x18 | 0x20..=0x23 | 0x30 | 0x40) {
                 assert_eq!(Request::decode(&bytes, 0), Err(unknown));
                 let items = batch(&[(0x11, b""), (verb, body)]);
                 assert_eq!(items.iter().collect::<Vec<_>>(), [Ok(Ask::Scratch), Err(verb)]);
@@ -698,7 +699,7 @@ fn p_04_bodies_in_another_form() {
     let malformed_request = |verb, body: &[u8]| {
         assert_eq!(Request::decode(&valid(verb, 1, 0, body), 0), Err(Malformed::Body(verb)), "{body:?}");
     };
-    for verb in [0x01, 0x11] {
+    for verb in [0x01, 0x03, 0x11] {
         malformed_request(verb, b"\0");
         malformed_request(verb, b"/path");
     }

@@ -202,7 +202,7 @@ impl Worker {
         }
         match Request::decode(&bytes, 0) {
             _ if bytes.is_empty() => None,
-            Ok(Request { ask: Ask::Batch(_) | Ask::Narrow(_) | Ask::Hello, .. }) => None,
+            Ok(Request { ask: Ask::Batch(_) | Ask::Narrow(_) | Ask::Hello | Ask::Ready, .. }) => None,
             Ok(Request { id, ask }) => self.ask(id, &ask),
             Err(malformed) => {
                 self.channel.send(&bytes, &[]).unwrap();

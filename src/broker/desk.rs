@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::audit::{Audit, Event};
 use super::log::Log;
 use super::meter::{Meter, Over};
+use super::readiness::Readiness;
 use super::{Broker, Call, Gift, Services, panic_text};
 use crate::channel::{Channel, Packet, Wait};
 use crate::error::{ChannelError, Fault};
@@ -30,6 +31,7 @@ pub(super) struct Desk {
     name: String,
     channel: Arc<Channel>,
     standing: Arc<Standing>,
+    readiness: Arc<Readiness>,
     audit: Option<Arc<dyn Audit>>,
     services: Services,
     limits: Limits,
@@ -37,9 +39,15 @@ pub(super) struct Desk {
 }
 
 impl Desk {
-    pub(super) fn new(broker: &Broker, name: String, channel: Arc<Channel>, standing: Arc<Standing>) -> Self {
+    pub(super) fn new(
+        broker: &Broker,
+        name: String,
+        channel: Arc<Channel>,
+        standing: Arc<Standing>,
+        readiness: Arc<Readiness>,
+    ) -> Self {
         let Broker { audit, services, limits, reply_timeout } = broker.clone();
-        Self { name, channel, standing, audit, services, limits, reply_timeout }
+        Self { name, channel, standing, readiness, audit, services, limits, reply_timeout }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -56,6 +64,7 @@ impl Desk {
         if let (Err(panic), Ok(())) = (told, &end) {
             end = Err(Fault::Panicked(panic_text(&*panic)));
         }
+        self.readiness.end();
         end
     }
 
@@ -251,6 +260,10 @@ impl<'d> Counter<'d> {
             return Judged::of_no_rule(Err(over));
         }
         if let Ask::Hello = ask {
+            return Judged::of_no_rule(Ok(0));
+        }
+        if let Ask::Ready = ask {
+            self.desk.readiness.declare();
             return Judged::of_no_rule(Ok(0));
         }
         if let Ask::Narrow(narrow) = ask {

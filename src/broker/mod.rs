@@ -5,6 +5,7 @@ mod call;
 mod desk;
 mod log;
 mod meter;
+mod readiness;
 
 pub(crate) use audit::Escaped;
 #[cfg(feature = "tracing")]
@@ -23,10 +24,11 @@ use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use crate::channel::Channel;
-use crate::error::Fault;
+use crate::error::{Fault, NotReady};
 use crate::policy::{Limits, Narrowing, NoSuchPhase, NotHeld, Policy, Standing};
 use call::Handler;
 use desk::Desk;
+use readiness::Readiness;
 
 /// Serves workers, each on a thread of its own, each by its own policy. A worker that is slow, floods, sends garbage or
 /// dies is the trouble of its own thread alone.
@@ -126,8 +128,20 @@ impl Broker {
     pub fn serve(
         &self,
         name: impl Into<String>,
+        channel: Channel,
+        policy: impl Into<Arc<Policy>>,
+    ) -> io::Result<Service> {
+        self.serve_and_tell(name, channel, policy, || {})
+    }
+
+    /// As [`serve`](Self::serve). `tell` is called on the service's thread when the worker has said that it is ready,
+    /// and as the last thing before the service has ended; it must not wait for anything.
+    pub(crate) fn serve_and_tell(
+        &self,
+        name: impl Into<String>,
         mut channel: Channel,
         policy: impl Into<Arc<Policy>>,
+        tell: impl Fn() + Send + Sync + 'static,
     ) -> io::Result<Service> {
         channel.refuse_descriptors()?;
         channel.set_send_timeout(Some(self.reply_timeout))?;
@@ -135,10 +149,11 @@ impl Broker {
         channel.set_nonblocking(false)?;
         channel.set_send_buffer(self.limits.bytes_queued)?;
         let (channel, standing) = (Arc::new(channel), Arc::new(Standing::new(policy)));
-        let desk = Desk::new(self, name.into(), channel.clone(), standing.clone());
+        let readiness = Arc::new(Readiness::new(tell));
+        let desk = Desk::new(self, name.into(), channel.clone(), standing.clone(), readiness.clone());
         let thread_name = desk.name().replace('\0', "\u{fffd}");
         let thread = Builder::new().name(thread_name).spawn(move || desk.attend())?;
-        Ok(Service { channel, standing, thread })
+        Ok(Service { channel, standing, readiness, thread })
     }
 }
 
@@ -163,6 +178,7 @@ impl fmt::Debug for Broker {
 pub struct Service {
     channel: Arc<Channel>,
     standing: Arc<Standing>,
+    readiness: Arc<Readiness>,
     thread: JoinHandle<Result<(), Fault>>,
 }
 
@@ -179,6 +195,26 @@ impl Service {
     #[must_use]
     pub fn is_finished(&self) -> bool {
         self.thread.is_finished()
+    }
+
+    /// Waits until the worker says that it is ready ([`Client::ready`](crate::Client::ready)), but no longer than so.
+    /// The worker is served meanwhile; when it is not ready in time, it still is.
+    ///
+    /// # Errors
+    /// [`NotReady`]: it has not said so in time, or its service has ended without that.
+    pub fn wait_ready(&self, timeout: Duration) -> Result<(), NotReady> {
+        self.readiness.wait(timeout)
+    }
+
+    /// Whether the worker has said that it is ready.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.readiness.is_declared()
+    }
+
+    /// Whether the service has come to its end: to wait for it takes no time then.
+    pub(crate) fn is_over(&self) -> bool {
+        self.readiness.is_over()
     }
 
     /// What the worker may have at this moment.
@@ -206,11 +242,6 @@ impl Service {
     /// It asks for more than the worker holds; nothing changes.
     pub fn narrow(&self, narrowing: &Narrowing) -> Result<(), NotHeld> {
         self.standing.narrow(narrowing)
-    }
-
-    /// For ending the service from elsewhere while this value waits.
-    pub(crate) fn channel(&self) -> Arc<Channel> {
-        self.channel.clone()
     }
 
     /// Ends the service: the worker sees a hang-up, after the replies that it was given. A request that is being

@@ -94,7 +94,7 @@ impl Check {
     fn look(&self, uid: u32, loaded: Loaded) -> Result<(PolicyBuilder, Vec<Warning>), Failure> {
         let builder = loaded.builder;
         builder.clone().build()?;
-        let worker = writable::Worker { uid, gid: super::run::group(uid) };
+        let worker = writable::Worker { uid, gid: super::walls::group(uid) };
         let mut warnings: Vec<Warning> = worker.policy_file(&self.source.policy).into_iter().collect();
         for given in builder.given() {
             warnings.extend(wide::warnings(given));

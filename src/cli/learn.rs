@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use super::Failure;
 use super::audit::Lines;
 use super::run::Worker;
 use super::source::Set;
+use super::{Failure, death};
 use crate::broker::{Audit, Broker, Record};
 use crate::policy::{Learned, Policy};
 
@@ -58,7 +58,8 @@ impl Learn {
         let learned = Arc::new(Learned::new());
         let audit = Both { learned: learned.clone(), lines: Lines::new() };
         let broker = Broker::new().limits(limits).audit_to(audit);
-        let status = self.worker.serve(&broker, || Ok(builder.learn().build()?))?;
+        let ended = self.worker.serve(&broker, || Ok(builder.learn().build()?))?;
+        let status = death::ended("the worker", ended, false);
         let text = learned.to_toml();
         output.write_all(text.as_bytes()).and_then(|()| output.sync_all()).map_err(failed)?;
         let file = learned.policy_file()?;

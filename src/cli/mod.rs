@@ -1,8 +1,9 @@
-//! `[broker]` The program `fdbroker`: runs a worker by a policy file, and says what is in one. No part of the library's
-//! interface.
+//! `[broker]` The program `fdbroker`: runs a worker by a policy file, and says what is in one; runs any program in the
+//! sandbox. No part of the library's interface.
 
 mod audit;
 mod check;
+mod death;
 mod explain;
 mod json;
 #[cfg(feature = "learn")]
@@ -10,8 +11,10 @@ mod learn;
 mod paint;
 mod request;
 mod run;
+mod sandbox;
 mod source;
 mod table;
+mod walls;
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -25,13 +28,14 @@ const ABOUT: &str = "Runs programs that open nothing themselves, and says what a
 const LONG_ABOUT: &str = "\
 Runs a program in a sandbox, in which it can open no file and no socket, and hands it the descriptors that a policy \
 grants when it asks for them. The program must be a cooperating worker: one that asks the broker at its standard input, \
-through the crate fdbroker or by its documented wire format.";
+through the crate fdbroker or by its documented wire format. Any other program can be run in the sandbox alone.";
 
 const AFTER: &str = "\
 Examples:
   fdbroker check policy.toml
   fdbroker explain policy.toml read /etc/hosts
   fdbroker run policy.toml -- /usr/lib/my-daemon/worker --verbose
+  fdbroker sandbox -- /usr/bin/sort
 
 What a policy file says is in the documentation of fdbroker::PolicyFile: https://docs.rs/fdbroker
 
@@ -48,6 +52,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Run),
+    Sandbox(sandbox::Sandboxed),
     Check(check::Check),
     Explain(explain::Explain),
     #[cfg(feature = "learn")]
@@ -73,6 +78,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Run(run) => run.run(),
+        Command::Sandbox(sandboxed) => sandboxed.run(),
         Command::Check(check) => check.run(),
         Command::Explain(explain) => explain.run(),
         #[cfg(feature = "learn")]

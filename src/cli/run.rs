@@ -1,21 +1,18 @@
 //! `[broker -> worker]` `fdbroker run`: one program as a worker, by a policy file.
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::ffi::OsString;
+use std::process::{ExitCode, ExitStatus};
 
 use nix::sys::signal::SigSet;
-use nix::unistd::{Uid, User};
 
 use super::audit::Form;
 use super::source::Source;
-use super::{FAILED, Failure};
+use super::walls::Walls;
+use super::{Failure, death};
 use crate::broker::Broker;
 use crate::policy::Policy;
-use crate::sandbox::Sandbox;
-use crate::supervise::{exit_code, passed_on, supervise};
+use crate::sandbox::Death;
+use crate::supervise::{passed_on, supervise};
 
 /// Runs a program as a sandboxed worker, and serves it by a policy
 ///
@@ -23,8 +20,9 @@ use crate::supervise::{exit_code, passed_on, supervise};
 /// as far as the kernel has all that. Its standard input is the channel on which it asks; standard output and error
 /// are those of this process, its environment is empty, its working directory is `/`.
 ///
-/// SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1 and SIGUSR2 are passed on to it. If it breaks the rules of the channel it
-/// is killed.
+/// SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1 and SIGUSR2 are passed on to it; in a PID namespace, they kill it if it does
+/// not handle them. If it breaks the rules of the channel it is killed. If the filter, a limit or a want of memory ends
+/// it, a line on standard error says so.
 ///
 /// Exit status: the program's, or 128 and the number of the signal that killed it; 2 if it could not be started.
 #[derive(Debug, clap::Args)]
@@ -47,22 +45,16 @@ impl Run {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let loaded = self.source.load()?;
         let broker = self.audit.of(Broker::new().limits(loaded.file.limits()));
-        self.worker.serve(&broker, || Ok(loaded.builder.build()?))
+        let ended = self.worker.serve(&broker, || Ok(loaded.builder.build()?))?;
+        Ok(death::ended("the worker", ended, self.audit == Form::Json))
     }
 }
 
 /// The program, and what stands around it.
 #[derive(Debug, clap::Args)]
 pub(super) struct Worker {
-    /// The user whom the program runs as, by name or number; only root can ask for it [default: nobody]
-    #[arg(long, value_name = "NAME|UID")]
-    user: Option<String>,
-    /// A variable of the program's environment; without a value, as it is here
-    #[arg(long, value_name = "NAME[=VALUE]")]
-    env: Vec<OsString>,
-    /// A file or directory that the program needs to start, beyond the system's libraries, as an interpreter does
-    #[arg(long, value_name = "PATH")]
-    runtime: Vec<PathBuf>,
+    #[command(flatten)]
+    walls: Walls,
     /// The program and its arguments; without a slash it is looked for in PATH
     #[arg(last = true, required = true, num_args = 1.., value_names = ["PROGRAM", "ARGS"])]
     program: Vec<OsString>,
@@ -74,61 +66,12 @@ impl Worker {
         self,
         broker: &Broker,
         policy: impl FnOnce() -> Result<Policy, Failure>,
-    ) -> Result<ExitCode, Failure> {
+    ) -> Result<(ExitStatus, Death), Failure> {
         // Before there are threads.
         let signals: SigSet = passed_on();
         signals.thread_block()?;
         let policy = policy()?;
-        let sandbox = self.sandbox()?.die_with_parent();
-        let status = supervise(&signals, sandbox, broker, policy, |_| {})?;
-        Ok(ExitCode::from(u8::try_from(exit_code(status)).unwrap_or(FAILED)))
+        let prepared = self.walls.around(self.program)?.prepare()?;
+        Ok(supervise(&signals, &prepared, broker, policy, |_| {})?)
     }
-
-    fn sandbox(self) -> Result<Sandbox, Failure> {
-        let mut arguments = self.program.into_iter();
-        let program = arguments.next().unwrap_or_default();
-        let mut sandbox = Sandbox::new(find(&program)?).args(arguments);
-        for variable in self.env {
-            let bytes = variable.as_bytes();
-            sandbox = match bytes.iter().position(|byte| *byte == b'=') {
-                Some(equals) => {
-                    sandbox.env(OsStr::from_bytes(&bytes[..equals]), OsStr::from_bytes(&bytes[equals + 1..]))
-                }
-                None => match std::env::var_os(&variable) {
-                    Some(value) => sandbox.env(variable, value),
-                    None => sandbox,
-                },
-            };
-        }
-        for path in self.runtime {
-            sandbox = sandbox.runtime(path);
-        }
-        Ok(match self.user {
-            None => sandbox,
-            Some(user) => match user.parse::<u32>() {
-                Ok(uid) => sandbox.ids(uid, group(uid)),
-                Err(_) => sandbox.user(user),
-            },
-        })
-    }
-}
-
-/// The group of a user; of one that nobody knows, that of the same number.
-pub(super) fn group(uid: u32) -> u32 {
-    User::from_uid(Uid::from_raw(uid)).ok().flatten().map_or(uid, |user| user.gid.as_raw())
-}
-
-/// As shells find it. The worker's directory is another, so the path is absolute.
-fn find(program: &OsStr) -> Result<PathBuf, Failure> {
-    if program.as_bytes().contains(&b'/') {
-        return Ok(std::path::absolute(program)?);
-    }
-    let runs = |path: &PathBuf| {
-        path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
-    };
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut found = std::env::split_paths(&path).filter(|directory| directory.is_absolute());
-    found.find_map(|directory| Some(directory.join(Path::new(program))).filter(runs)).ok_or_else(|| {
-        Failure(format!("{}: there is no such program in PATH: name it with its directory", program.to_string_lossy()))
-    })
 }

@@ -105,6 +105,16 @@ impl Client {
         self.done(Ask::Hello)
     }
 
+    /// Says that this worker has started up and does its work from now on. Whoever started it may wait for that
+    /// ([`Service::wait_ready`](crate::Service::wait_ready), [`Supervisor`](crate::Supervisor)). To say it again changes
+    /// nothing.
+    ///
+    /// # Errors
+    /// As for [`hello`](Self::hello); EAGAIN, if a limit on this worker is reached. It is not known to be ready then.
+    pub fn ready(&self) -> Result<(), ClientError> {
+        self.done(Ask::Ready)
+    }
+
     /// Has less from now on: a worker that has read its configuration, or is about to look at what strangers sent,
     /// gives up what it needs no more. There is no way back, and it counts for all threads that share this client.
     /// Descriptors that were got before stay as they are.

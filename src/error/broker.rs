@@ -186,6 +186,18 @@ pub enum Fault {
     Channel(ChannelError),
 }
 
+/// Why a worker is not known to be ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotReady {
+    /// It has not said so in time. It may say so yet.
+    #[error("the worker has not said in time that it is ready; one that is to say so calls Client::ready")]
+    TimedOut,
+    /// Its service has ended, and it has not said so before.
+    #[error("the worker's service has ended before the worker said that it is ready")]
+    Ended,
+}
+
 /// Why no worker was started. No process and no descriptor is left.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -230,6 +242,26 @@ impl fmt::Display for Of<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|about| write!(f, " ({about})"))
     }
+}
+
+/// Why a supervisor could not start a worker, or lost sight of it. No process is left.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The policy's closure failed.
+    #[error("making the policy: {0}")]
+    Policy(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The worker could not be started.
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    /// A system call of the supervisor failed.
+    #[error("{call}: {source}")]
+    Os {
+        /// The call, or what it was for.
+        call: &'static str,
+        /// Its errno.
+        source: io::Error,
+    },
 }
 
 /// Why `lockdown` left the process as it is, or half locked down: end the process.

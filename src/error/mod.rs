@@ -6,5 +6,5 @@ mod broker;
 mod channel;
 
 #[cfg(target_os = "linux")]
-pub use broker::{ClientError, Fault, LockdownError, PolicyError, SpawnError, SplitError};
+pub use broker::{ClientError, Fault, LockdownError, NotReady, PolicyError, SpawnError, SplitError, StartError};
 pub use channel::{ChannelError, EndpointError, TakeError};

@@ -52,7 +52,7 @@ impl Narrowing {
                 Ask::Call { service, .. } => keeps_name(&self.services, service),
                 Ask::Scratch => true,
                 // No policy allows these.
-                Ask::Hello | Ask::Narrow(_) | Ask::Batch(_) => false,
+                Ask::Hello | Ask::Narrow(_) | Ask::Ready | Ask::Batch(_) => false,
             }
     }
 

@@ -109,7 +109,7 @@ impl State {
     fn learn(&mut self, ask: &Ask<'_>, by_rule: bool) {
         let Ok(needs) = ask.needs() else { return };
         match *ask {
-            Ask::Hello | Ask::Narrow(_) | Ask::Batch(_) => {}
+            Ask::Hello | Ask::Narrow(_) | Ask::Ready | Ask::Batch(_) => {}
             Ask::Open { path, .. } => self.file(path, needs, by_rule).look(path),
             Ask::List { path, .. } | Ask::Stat(path) | Ask::Readlink(path) | Ask::Unlink(path) | Ask::Rmdir(path) => {
                 self.file(path, needs, by_rule);

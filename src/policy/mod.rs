@@ -216,7 +216,7 @@ impl Policy {
             Ask::Connect(socket, address) => judge.connect(socket, address),
             Ask::ConnectName { socket, host, port } => judge.connect_name(socket, host, port),
             Ask::Call { service, rights, bytes } => judge.call(service, rights, bytes),
-            Ask::Hello | Ask::Narrow(_) | Ask::Batch(_) => Err(judge.denied(None, Why::NoRule)),
+            Ask::Hello | Ask::Narrow(_) | Ask::Ready | Ask::Batch(_) => Err(judge.denied(None, Why::NoRule)),
         }
     }
 

@@ -15,6 +15,12 @@ impl Enforced {
         self.0.push((layer, state));
     }
 
+    /// As [`Layer::ALL`] has them.
+    pub(super) fn in_order(mut self) -> Self {
+        self.0.sort_by_key(|(layer, _)| *layer);
+        self
+    }
+
     /// Each layer with what it is, or with the reason why it is not there.
     pub fn layers(&self) -> impl Iterator<Item = (Layer, Result<&str, &str>)> {
         self.0.iter().map(|(layer, state)| (*layer, state.as_deref().map_err(String::as_str)))

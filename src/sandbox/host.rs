@@ -8,8 +8,8 @@ use std::sync::Mutex;
 
 use nix::unistd::{getegid, geteuid};
 
-use super::{Layer, landlock};
-use crate::sys::child::{self, Entity, Failure, Plan, Start};
+use super::{Layer, landlock, user};
+use crate::sys::child::{self, Entity, Failure, Plan, Start, Step};
 use crate::sys::process;
 
 /// What this host offers for each layer of a sandbox, to this process: see [`Host::probe`].
@@ -47,24 +47,23 @@ impl fmt::Display for Host {
 
 /// Whether a layer is to be had by this process, and what is known of it.
 pub(super) fn available(layer: Layer) -> Result<String, String> {
-    let is_root = geteuid().is_root();
+    let in_user_namespace = !changes_user();
     match layer {
-        Layer::User if !is_root => {
+        Layer::User if !geteuid().is_root() => {
             Err("only root can start a worker as another user: it runs as the broker's own".to_owned())
         }
-        Layer::User => Ok("any".to_owned()),
-        Layer::UserNamespace if is_root => Err("not for root, whose workers get another user instead".to_owned()),
-        Layer::Capabilities if !is_root && tried(Layer::UserNamespace).is_err() => {
-            Err("none is held, but the bounding set is as it was: it needs the user namespace".to_owned())
+        Layer::User => tried(layer).map(|()| "any".to_owned()),
+        Layer::UserNamespace if !in_user_namespace => {
+            Err("not for root, whose workers get another user instead".to_owned())
         }
-        Layer::Securebits if !is_root && tried(Layer::UserNamespace).is_err() => {
-            Err("it needs the user namespace".to_owned())
+        Layer::UserNamespace => tried(layer).map(|()| "its own".to_owned()),
+        Layer::Capabilities if in_user_namespace && tried(Layer::UserNamespace).is_err() => {
+            Err("none is held, but the bounding set is as it was: it needs the user namespace".to_owned())
         }
         Layer::Capabilities => {
             let bounding = |why| format!("none is held, but the bounding set is as it was: {why}");
             tried(layer).map(|()| "none, in any set".to_owned()).map_err(bounding)
         }
-        Layer::Securebits => tried(layer).map(|()| "locked".to_owned()),
         Layer::NotDumpable => {
             Err("executing a program makes it dumpable: the worker itself can see to that afterwards (lockdown)"
                 .to_owned())
@@ -73,15 +72,32 @@ pub(super) fn available(layer: Layer) -> Result<String, String> {
         Layer::Seccomp if !has_filter() => {
             Err("this kernel or machine has no system-call filters (CONFIG_SECCOMP_FILTER)".to_owned())
         }
-        Layer::Root if available(Layer::MountNamespace).is_err() => Err("it needs the mount namespace".to_owned()),
-        Layer::Root => tried(layer).map(|()| "empty, in memory".to_owned()),
-        _ if layer.flag().is_some() && !is_root && layer != Layer::UserNamespace => {
-            tried(Layer::UserNamespace).map_err(|_| "it needs the user namespace".to_owned())?;
-            tried(layer).map(|()| "its own".to_owned())
+        Layer::Securebits
+        | Layer::Root
+        | Layer::MountNamespace
+        | Layer::PidNamespace
+        | Layer::IpcNamespace
+        | Layer::UtsNamespace
+        | Layer::CgroupNamespace
+        | Layer::NetworkNamespace => {
+            if in_user_namespace {
+                tried(Layer::UserNamespace).map_err(|_| "it needs the user namespace".to_owned())?;
+            }
+            let what = match layer {
+                Layer::Root => "empty, in memory",
+                Layer::Securebits => "locked: no capabilities by being user 0",
+                _ => "its own",
+            };
+            tried(layer).map(|()| what.to_owned())
         }
-        _ if layer.flag().is_some() => tried(layer).map(|()| "its own".to_owned()),
         _ => Ok("yes".to_owned()),
     }
+}
+
+/// Whether this process can start workers as another user. Root in a container or in a user namespace may not be able
+/// to: it is then as any other user here.
+pub(super) fn changes_user() -> bool {
+    geteuid().is_root() && tried(Layer::User).is_ok()
 }
 
 fn has_filter() -> bool {
@@ -93,23 +109,21 @@ static TRIED: Mutex<Vec<((Layer, u32), Result<(), String>)>> = Mutex::new(Vec::n
 
 fn tried(layer: Layer) -> Result<(), String> {
     let key = (layer, geteuid().as_raw());
-    let known = |tried: &[((Layer, u32), Result<(), String>)]| {
-        tried.iter().find(|(known, _)| *known == key).map(|(_, result)| result.clone())
-    };
-    let mut tried = TRIED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if let Some(result) = known(&tried) {
-        return result;
-    }
-    let result = try_out(layer);
-    tried.push((key, result.clone()));
-    result
+    let lock = || TRIED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let known = lock().iter().find(|(known, _)| *known == key).map(|(_, result)| result.clone());
+    known.unwrap_or_else(|| {
+        // Two threads may try it at once, to the same end.
+        let result = try_out(layer);
+        lock().push((key, result.clone()));
+        result
+    })
 }
 
 /// A child that does what the layer's worker would do, and ends.
 fn try_out(layer: Layer) -> Result<(), String> {
-    let ordinary = !geteuid().is_root();
     let mut namespaces = layer.flag().unwrap_or(0);
-    if ordinary {
+    let in_user_namespace = layer != Layer::User && !changes_user();
+    if in_user_namespace {
         namespaces |= Layer::UserNamespace.flag().unwrap_or(0);
     }
     if layer == Layer::Root {
@@ -117,13 +131,13 @@ fn try_out(layer: Layer) -> Result<(), String> {
     }
     let plan = Plan {
         namespaces,
-        id_maps: ordinary.then(id_maps),
+        id_maps: in_user_namespace.then(id_maps),
         root: (layer == Layer::Root).then(one_bind),
         working_directory: CString::from(c"/"),
         limits: Vec::new(),
         bounding_set: layer == Layer::Capabilities,
         securebits: layer == Layer::Securebits,
-        ids: None,
+        ids: (layer == Layer::User).then(user::nobody),
         no_new_privs: false,
         die_with_parent: false,
         landlock: None,
@@ -156,6 +170,15 @@ fn reason(layer: Layer, Failure { step, errno, .. }: Failure) -> String {
     let error = io::Error::from_raw_os_error(errno);
     let said = format!("step \"{step}\": {error}");
     let advice = match errno {
+        libc::EINVAL if matches!(step, Step::PrivateMounts | Step::PivotRoot) => {
+            "the root of this process is no mount point, as in a chroot or in an initramfs: an administrator can mount \
+             that directory over itself (mount --bind)"
+                .to_owned()
+        }
+        libc::ENOENT if step == Step::IdMaps => "there is no /proc here: an administrator can mount it".to_owned(),
+        libc::EINVAL if layer == Layer::User => {
+            "user 65534 does not exist here: this is a user namespace that does not map it".to_owned()
+        }
         libc::ENOSYS | libc::EINVAL => {
             "this kernel does not have it, or a filter around this process hides it".to_owned()
         }

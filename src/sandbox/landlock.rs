@@ -29,12 +29,12 @@ pub(super) fn abi() -> Result<u32, String> {
 /// Signals to processes outside are refused from this ABI on.
 pub(super) const SCOPES_SIGNALS: u32 = 6;
 
-/// Everything is refused but to execute `program`, and to read and execute what it needs.
-pub(super) fn for_start(program: &File, files: &Files) -> io::Result<Option<OwnedFd>> {
+/// Everything is refused but to execute `program`, and to read and execute what it needs; and TCP, unless it `has_tcp`.
+pub(super) fn for_start(program: &File, files: &Files, has_tcp: bool) -> io::Result<Option<OwnedFd>> {
     let read_tree = make_bitflags!(AccessFs::{ReadFile | ReadDir});
     let read = BitFlags::from(AccessFs::ReadFile);
-    let mut ruleset =
-        nothing().and_then(|nothing| nothing.add_rule(PathBeneath::new(program, read | AccessFs::Execute)));
+    let nothing = if has_tcp { nothing_but_tcp().and_then(Ruleset::create) } else { nothing() };
+    let mut ruleset = nothing.and_then(|nothing| nothing.add_rule(PathBeneath::new(program, read | AccessFs::Execute)));
     for needed in &files.needed {
         let mut access = if needed.is_directory { read_tree } else { read };
         if needed.executable {
@@ -47,9 +47,9 @@ pub(super) fn for_start(program: &File, files: &Files) -> io::Result<Option<Owne
 
 /// Everything that Landlock can refuse is refused.
 pub(super) fn nothing() -> Result<RulesetCreated, RulesetError> {
-    Ruleset::default()
-        .handle_access(AccessFs::from_all(NEWEST))?
-        .handle_access(AccessNet::from_all(NEWEST))?
-        .scope(Scope::from_all(NEWEST))?
-        .create()
+    nothing_but_tcp()?.handle_access(AccessNet::from_all(NEWEST))?.create()
+}
+
+fn nothing_but_tcp() -> Result<Ruleset, RulesetError> {
+    Ruleset::default().handle_access(AccessFs::from_all(NEWEST))?.scope(Scope::from_all(NEWEST))
 }

@@ -1,6 +1,7 @@
 //! `[both]` The walls that can stand around a worker, and which of them a preset wants.
 
 use std::fmt;
+use std::str::FromStr;
 
 /// One wall between a worker and the rest of the system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -97,6 +98,32 @@ impl Layer {
         }
     }
 
+    /// What it is, in a line.
+    #[must_use]
+    pub const fn description(self) -> &'static str {
+        match self {
+            Self::Descriptors => "nothing is open but the descriptors that were declared",
+            Self::User => "another user than the broker's, and no groups; for root's workers",
+            Self::UserNamespace => "a user namespace, with which users who are not root get the other namespaces",
+            Self::MountNamespace => "mounts of its own",
+            Self::Root => "an empty, read-only root directory, with the files that the program needs to start",
+            Self::PidNamespace => "process ids of its own: it sees no other process, and what it starts ends with it",
+            Self::IpcNamespace => "System V objects and POSIX message queues of its own",
+            Self::UtsNamespace => "a host name of its own",
+            Self::CgroupNamespace => "a view of the cgroups of its own",
+            Self::NetworkNamespace => "a network of its own, without interfaces but a loopback that is down",
+            Self::Capabilities => "no capability in any set",
+            Self::Securebits => "no capabilities by being user 0, for good",
+            Self::NoNewPrivs => "no program that it executes can gain privileges",
+            Self::Limits => "resource limits",
+            Self::DieWithParent => "the broker's end is its end",
+            Self::Landlock => "Landlock: no files, TCP, signals and abstract sockets but what was granted",
+            Self::Seccomp => "the system-call filter",
+            Self::ExecOnce => "it executes no program but the one that it was started with",
+            Self::NotDumpable => "no core dumps, no tracing by others of its user; by the worker itself, in lockdown",
+        }
+    }
+
     /// The CLONE_NEW* flag of a namespace.
     pub(super) fn flag(self) -> Option<u64> {
         let flag = match self {
@@ -117,6 +144,27 @@ impl fmt::Display for Layer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
     }
+}
+
+/// By its name. In the place of a space, `-` and `_` are as good.
+impl FromStr for Layer {
+    type Err = UnknownLayer;
+
+    fn from_str(text: &str) -> Result<Self, UnknownLayer> {
+        let known = Self::ALL.into_iter().find(|layer| same_words(layer.name(), text));
+        known.ok_or_else(|| UnknownLayer(text.to_owned()))
+    }
+}
+
+/// The word is that of no layer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("\"{0}\" is no layer of a sandbox: they are {names}", names = Layer::ALL.map(Layer::name).join(", "))]
+pub struct UnknownLayer(pub String);
+
+/// Whether these are the same words, whatever joins them.
+pub(super) fn same_words(one: &str, other: &str) -> bool {
+    let joint = |c| matches!(c, ' ' | '-' | '_');
+    one.split(joint).eq(other.split(joint))
 }
 
 /// How much a layer is wanted.
@@ -214,7 +262,7 @@ impl fmt::Display for Preset {
     }
 }
 
-impl std::str::FromStr for Preset {
+impl FromStr for Preset {
     type Err = UnknownPreset;
 
     fn from_str(text: &str) -> Result<Self, UnknownPreset> {

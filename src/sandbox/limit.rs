@@ -1,6 +1,9 @@
 //! `[broker -> worker]` Resource limits.
 
 use std::fmt;
+use std::str::FromStr;
+
+use super::layer::same_words;
 
 /// A resource of which a worker can be given a limited amount: getrlimit(2). The limit is the soft and the hard one, so
 /// that the worker cannot raise it.
@@ -57,6 +60,22 @@ impl Limit {
         }
     }
 
+    /// What it counts, in a line.
+    #[must_use]
+    pub const fn description(self) -> &'static str {
+        match self {
+            Self::Memory => "bytes of address space",
+            Self::Data => "bytes of heap, data and private writable mappings",
+            Self::Stack => "bytes of the main thread's stack",
+            Self::LockedMemory => "bytes of memory that cannot be swapped out",
+            Self::Descriptors => "open descriptors: one more than the highest number",
+            Self::Processes => "processes and threads of its user, on the whole system",
+            Self::FileSize => "bytes of a file that it writes to",
+            Self::Core => "bytes of a core dump; 0 unless said otherwise",
+            Self::CpuTime => "seconds of processor time",
+        }
+    }
+
     /// Its number.
     #[allow(clippy::unnecessary_cast, reason = "musl declares them as c_int")]
     pub(super) fn resource(self) -> u32 {
@@ -79,3 +98,18 @@ impl fmt::Display for Limit {
         f.pad(self.name())
     }
 }
+
+/// By its name. In the place of a space, `-` and `_` are as good.
+impl FromStr for Limit {
+    type Err = UnknownLimit;
+
+    fn from_str(text: &str) -> Result<Self, UnknownLimit> {
+        let known = Self::ALL.into_iter().find(|limit| same_words(limit.name(), text));
+        known.ok_or_else(|| UnknownLimit(text.to_owned()))
+    }
+}
+
+/// The word is that of no resource that can be limited.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("\"{0}\" is no resource with a limit: they are {names}", names = Limit::ALL.map(Limit::name).join(", "))]
+pub struct UnknownLimit(pub String);

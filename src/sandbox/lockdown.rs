@@ -92,6 +92,12 @@ impl Lockdown {
         self
     }
 
+    /// Gives this up, too, if the preset leaves it.
+    pub const fn without(mut self, word: Word) -> Self {
+        self.words = self.words.without(word);
+        self
+    }
+
     /// What comes of a system call that is not left. [`Refusal::Kill`] ends the process with SIGSYS here.
     pub const fn refusal(mut self, refusal: Refusal) -> Self {
         self.refusal = refusal;

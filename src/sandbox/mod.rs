@@ -1,5 +1,6 @@
 //! `[broker -> worker]` Starting a program as a worker: with a channel, and with nothing else.
 
+mod death;
 mod enforced;
 mod files;
 mod filter;
@@ -8,20 +9,23 @@ mod landlock;
 mod layer;
 mod limit;
 mod lockdown;
+mod oom;
 mod prepared;
 mod program;
 mod root;
 mod spawner;
 mod stdio;
+mod syscall;
 mod user;
 mod worker;
 
 pub use crate::sys::child::Step;
+pub use death::Death;
 pub use enforced::{Enforced, NotFull};
-pub use filter::{Refusal, UnknownWord, Word};
+pub use filter::{Refusal, UnknownRefusal, UnknownWord, Word};
 pub use host::Host;
-pub use layer::{Layer, Mode, Preset, UnknownPreset};
-pub use limit::Limit;
+pub use layer::{Layer, Mode, Preset, UnknownLayer, UnknownPreset};
+pub use limit::{Limit, UnknownLimit};
 pub use lockdown::{Lockdown, lockdown};
 pub use prepared::Prepared;
 pub use stdio::{Line, Stdio};
@@ -62,7 +66,8 @@ pub struct Sandbox {
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     working_directory: PathBuf,
-    channel_at: RawFd,
+    /// None: it has no channel.
+    channel_at: Option<RawFd>,
     /// The channel if that is at 0, and /dev/null otherwise, if not said.
     stdin: Option<Stdio>,
     stdout: Stdio,
@@ -92,7 +97,7 @@ impl Sandbox {
             args: Vec::new(),
             env: Vec::new(),
             working_directory: PathBuf::from("/"),
-            channel_at: 0,
+            channel_at: Some(0),
             stdin: None,
             stdout: Stdio::Inherit,
             stderr: Stdio::Inherit,
@@ -150,7 +155,15 @@ impl Sandbox {
     /// worker takes the channel with `Channel::try_from`. Not 1 or 2.
     #[must_use]
     pub fn channel_at(mut self, number: i32) -> Self {
-        self.channel_at = number;
+        self.channel_at = Some(number);
+        self
+    }
+
+    /// Without a channel, for a program that asks nobody: standard input is what [`stdin`](Self::stdin) says. The broker
+    /// still gets its end, at which nobody is.
+    #[cfg(feature = "cli")]
+    pub(crate) fn no_channel(mut self) -> Self {
+        self.channel_at = None;
         self
     }
 

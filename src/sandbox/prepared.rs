@@ -9,9 +9,14 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use nix::unistd::geteuid;
+
+use super::death::Notes;
 use super::files::Files;
 use super::filter::{self, Word};
+use super::oom::OomKills;
 use super::program::Program;
 use super::stdio::{self, Opened, moved};
 use super::worker::Streams;
@@ -31,8 +36,8 @@ struct Inner {
     program: PathBuf,
     plan: Plan,
     filter: Option<filter::Start>,
-    enforced: Enforced,
-    channel_at: RawFd,
+    enforced: Arc<Enforced>,
+    channel_at: Option<RawFd>,
     /// Of 0, 1 and 2, where the channel is not.
     stdio: Vec<(RawFd, Stdio)>,
     /// Number in the worker, and what is duplicated there.
@@ -42,6 +47,9 @@ struct Inner {
     above: RawFd,
     log: Option<stdio::Log>,
     limits: Vec<Limit>,
+    /// What explains its end.
+    cpu_time: Option<Duration>,
+    oom_kills: Option<OomKills>,
     has_pid_namespace: bool,
 }
 
@@ -96,8 +104,8 @@ impl Inner {
             programs.iter().map(|program| Filter { code: &program.code, listener: program.listener }).collect();
         let standard_places = standard.iter().map(|(number, fd)| (fd.as_raw_fd(), *number));
         let declared = self.descriptors.iter().map(|(number, fd)| (fd.as_raw_fd(), *number));
-        let mut places: Vec<_> =
-            standard_places.chain(declared).chain([(there.as_raw_fd(), self.channel_at)]).collect();
+        let channel = self.channel_at.map(|number| (there.as_raw_fd(), number));
+        let mut places: Vec<_> = standard_places.chain(declared).chain(channel).collect();
         places.sort_by_key(|(_, number)| *number);
         let start = Start {
             plan: &self.plan,
@@ -107,13 +115,16 @@ impl Inner {
             listener: listener_there.as_ref().map(AsRawFd::as_raw_fd),
             parent: parent.as_ref().map(AsRawFd::as_raw_fd),
         };
+        let notes = Notes::at_start(self.oom_kills.as_ref(), self.cpu_time);
         let (pid, pidfd) = child::spawn(&start).map_err(|failure| self.failed_step(failure))?;
         drop((there, standard, listener_there));
 
         // From here on, an error drops the worker, and so ends it.
-        let worker = Worker::new(pid, pidfd, self.enforced.clone(), streams);
+        let mut worker = Worker::new(pid, pidfd, Arc::clone(&self.enforced), streams, notes);
+        worker.out_of_the_way().map_err(failed("fcntl(F_DUPFD_CLOEXEC)"))?;
         if let Some(socket) = listener_here {
-            let listener = received(&socket).map_err(failed("receiving the filter's listener"))?;
+            let listener = received(&socket).and_then(|listener| moved(listener, 3));
+            let listener = listener.map_err(failed("receiving the filter's listener"))?;
             worker.watch(listener).map_err(failed("starting the thread that watches the filter"))?;
         }
         for (number, stream) in logs {
@@ -209,15 +220,16 @@ impl Preparation<'_> {
         let program = Program::open(&sandbox.program).map_err(self.failed("opening the program"))?;
         let files = Files::of(&program, &sandbox.runtime).map_err(self.failed("opening what it needs"))?;
 
-        let mut descriptors = vec![format!("{} (the channel)", sandbox.channel_at)];
-        let others = (0..3).filter(|number| *number != sandbox.channel_at).chain(sandbox.descriptors.keys().copied());
-        descriptors.extend(others.map(|number| number.to_string()));
-        self.put_up(Layer::Descriptors, || Ok(descriptors.join(", ")))?;
+        self.put_up(Layer::Descriptors, || Ok(described_descriptors(sandbox)))?;
         let described = ids.as_ref().map(|ids| format!("uid {}, gid {}, {}", ids.uid, ids.gid, groups(&ids.groups)));
-        if !self.put_up(Layer::User, || host::available(Layer::User).map(|_| described.unwrap_or_default()))? {
-            ids = None;
-        }
+        let is_another =
+            self.put_up(Layer::User, || host::available(Layer::User).map(|_| described.unwrap_or_default()))?;
+        ids = ids.filter(|_| is_another);
         let namespaces = self.namespaces()?;
+        if !is_another && geteuid().is_root() && namespaces & Layer::UserNamespace.flag().unwrap_or(0) == 0 {
+            let reason = "a worker is never user 0: it is another, or in a user namespace of its own";
+            return Err(self.unavailable(Layer::User, reason.to_owned()));
+        }
         let root = self.root(&files)?;
         let can = self.has_rights();
         let bounding_set = self.put_up(Layer::Capabilities, || {
@@ -235,8 +247,11 @@ impl Preparation<'_> {
         let has_landlock = self.put_up(Layer::Landlock, || {
             abi.as_ref().map(|abi| format!("ABI {abi}, the program and what it needs only")).map_err(Clone::clone)
         })?;
+        // In a network of its own, the worker reaches nobody by it but itself.
+        let has_tcp = self.sandbox.words.has(Word::Network) && self.enforced.has(Layer::NetworkNamespace);
         let landlock = match has_landlock {
-            true => landlock::for_start(&program.file, &files).map_err(self.failed("making the Landlock ruleset"))?,
+            true => landlock::for_start(&program.file, &files, has_tcp)
+                .map_err(self.failed("making the Landlock ruleset"))?,
             false => None,
         };
         let scoped = has_landlock && abi.is_ok_and(|abi| abi >= landlock::SCOPES_SIGNALS);
@@ -265,6 +280,7 @@ impl Preparation<'_> {
         let working_directory =
             working_directory.map_err(|error| self.failed("reading the working directory")(error.into()))?;
         let has_user_namespace = namespaces & Layer::UserNamespace.flag().unwrap_or(0) != 0;
+        let cpu_time = limits.iter().find(|(limit, _)| *limit == Limit::CpuTime);
         Ok(Inner {
             program: sandbox.program.clone(),
             plan: Plan {
@@ -282,12 +298,14 @@ impl Preparation<'_> {
                 image: Some(image),
             },
             filter,
-            enforced: self.enforced,
+            enforced: Arc::new(self.enforced.in_order()),
             channel_at: sandbox.channel_at,
             stdio: stdio_places(sandbox),
             descriptors: declared,
             above,
             log: sandbox.log.clone(),
+            cpu_time: cpu_time.map(|(_, seconds)| Duration::from_secs(*seconds)),
+            oom_kills: OomKills::of_this_process(),
             limits: limits.into_iter().map(|(limit, _)| limit).collect(),
             has_pid_namespace,
         })
@@ -299,13 +317,13 @@ impl Preparation<'_> {
             Err(self.failed("choosing the descriptors")(io::Error::new(io::ErrorKind::InvalidInput, what)))
         };
         let Sandbox { channel_at, descriptors, .. } = self.sandbox;
-        if *channel_at < 0 || matches!(channel_at, 1 | 2) {
+        if channel_at.is_some_and(|number| number < 0 || matches!(number, 1 | 2)) {
             return wrong("the channel is at 0, or at 3 or more");
         }
-        if *channel_at == 0 && self.sandbox.stdin.is_some() {
+        if *channel_at == Some(0) && self.sandbox.stdin.is_some() {
             return wrong("standard input is the channel: put that elsewhere first (channel_at)");
         }
-        if descriptors.keys().any(|number| *number < 3 || number == channel_at) {
+        if descriptors.keys().any(|number| *number < 3 || Some(*number) == *channel_at) {
             return wrong("a further descriptor has a number from 3 on that is not the channel's");
         }
         if self.sandbox.stdin.as_ref().is_some_and(|stdin| matches!(stdin, Stdio::Log)) {
@@ -315,7 +333,7 @@ impl Preparation<'_> {
         if logs && self.sandbox.log.is_none() {
             return wrong("there is nobody to log to: say whom (Sandbox::log)");
         }
-        let last = descriptors.keys().chain([channel_at, &2]).max().copied().unwrap_or(2);
+        let last = descriptors.keys().chain(channel_at).chain(&[2]).max().copied().unwrap_or(2);
         // The filter's listener is a descriptor of the new process for a moment, within its limit: the first after these.
         let listener =
             i32::from(self.sandbox.refusal == Refusal::Kill && self.sandbox.mode(Layer::Seccomp) != Mode::Off);
@@ -346,7 +364,7 @@ impl Preparation<'_> {
     }
 
     fn namespaces(&mut self) -> Result<u64, SpawnError> {
-        let is_root = nix::unistd::geteuid().is_root();
+        let is_root = host::changes_user();
         let mut flags = 0;
         // Root has no use for one, which is no lack, unless it asks by name.
         let is_asked = self.sandbox.modes.get(&Layer::UserNamespace) == Some(&Mode::Required);
@@ -371,7 +389,7 @@ impl Preparation<'_> {
 
     /// Whether the new process has the rights of root, its user namespace's at least.
     fn has_rights(&self) -> Result<(), &'static str> {
-        let has = nix::unistd::geteuid().is_root() || self.enforced.has(Layer::UserNamespace);
+        let has = host::changes_user() || self.enforced.has(Layer::UserNamespace);
         if has { Ok(()) } else { Err("it needs the user namespace") }
     }
 
@@ -436,6 +454,17 @@ impl Preparation<'_> {
     }
 }
 
+fn described_descriptors(sandbox: &Sandbox) -> String {
+    let mut numbers: Vec<_> = (0..3).chain(sandbox.channel_at).chain(sandbox.descriptors.keys().copied()).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    let described = |number: RawFd| match Some(number) == sandbox.channel_at {
+        true => format!("{number} (the channel)"),
+        false => number.to_string(),
+    };
+    numbers.into_iter().map(described).collect::<Vec<_>>().join(", ")
+}
+
 fn groups(groups: &[u32]) -> String {
     match groups {
         [] => "no groups".to_owned(),
@@ -445,7 +474,7 @@ fn groups(groups: &[u32]) -> String {
 
 fn stdio_places(sandbox: &Sandbox) -> Vec<(RawFd, Stdio)> {
     let mut places = vec![(1, sandbox.stdout.clone()), (2, sandbox.stderr.clone())];
-    if sandbox.channel_at != 0 {
+    if sandbox.channel_at != Some(0) {
         places.push((0, sandbox.stdin.clone().unwrap_or(Stdio::Null)));
     }
     places

@@ -2,8 +2,9 @@
 
 use std::io;
 
-use nix::unistd::{Uid, User, geteuid};
+use nix::unistd::{Uid, User};
 
+use super::{Layer, host};
 use crate::sys::child::Ids;
 
 /// The user of a worker, when the broker is root and was not told another: nobody, with group nogroup.
@@ -18,12 +19,12 @@ pub(super) enum RunAs {
 
 /// The ids to become, for root; none for anybody else.
 pub(super) fn ids(run_as: Option<&RunAs>, groups: &[u32]) -> io::Result<Option<Ids>> {
-    if !geteuid().is_root() {
+    if !host::changes_user() {
         if run_as.is_none() && groups.is_empty() {
             return Ok(None);
         }
-        let only_root = "only root can start a worker as another user, or with other groups";
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, only_root));
+        let reason = host::available(Layer::User).err().unwrap_or_default();
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, reason));
     }
     let (uid, gid) = match run_as {
         None => NOBODY,
@@ -34,6 +35,10 @@ pub(super) fn ids(run_as: Option<&RunAs>, groups: &[u32]) -> io::Result<Option<I
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "a worker is never user 0, and never in group 0"));
     }
     Ok(Some(Ids { uid, gid, groups: groups.to_vec() }))
+}
+
+pub(super) fn nobody() -> Ids {
+    Ids { uid: NOBODY.0, gid: NOBODY.1, groups: Vec::new() }
 }
 
 fn named(name: &str) -> io::Result<(u32, u32)> {

@@ -1,7 +1,7 @@
 //! `[broker]` A running worker.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::{ChildStderr, ChildStdin, ChildStdout, ExitStatus};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::Enforced;
-use crate::sys::{notify, process};
+use super::death::Notes;
+use super::{Death, Enforced};
+use crate::sys::{descriptor, notify, process};
 
 /// A running worker, held by a pidfd: what is done to it is done to it and no other process, whatever has become of its
 /// process id. `&Worker` can be shared among threads.
@@ -26,11 +27,12 @@ use crate::sys::{notify, process};
 pub struct Worker {
     pid: libc::pid_t,
     pidfd: OwnedFd,
-    enforced: Enforced,
+    enforced: Arc<Enforced>,
     streams: Mutex<Streams>,
     ended: Mutex<Option<Ended>>,
     killed: AtomicBool,
     refused: Arc<AtomicI64>,
+    notes: Notes,
 }
 
 /// How a worker ended.
@@ -58,7 +60,13 @@ pub(super) struct Streams {
 const NONE: i64 = i64::MIN;
 
 impl Worker {
-    pub(super) fn new(pid: libc::pid_t, pidfd: OwnedFd, enforced: Enforced, streams: Streams) -> Self {
+    pub(super) fn new(
+        pid: libc::pid_t,
+        pidfd: OwnedFd,
+        enforced: Arc<Enforced>,
+        streams: Streams,
+        notes: Notes,
+    ) -> Self {
         Self {
             pid,
             pidfd,
@@ -67,7 +75,17 @@ impl Worker {
             ended: Mutex::new(None),
             killed: AtomicBool::new(false),
             refused: Arc::new(AtomicI64::new(NONE)),
+            notes,
         }
+    }
+
+    /// A broker may have closed 0, 1 or 2: the kernel must not have put the pidfd there, for the next `println!` to write
+    /// into.
+    pub(super) fn out_of_the_way(&mut self) -> io::Result<()> {
+        if self.pidfd.as_raw_fd() < 3 {
+            self.pidfd = descriptor::duplicate_above(self.pidfd.as_fd(), 3)?;
+        }
+        Ok(())
     }
 
     /// Kills it when its filter's listener is asked, and remembers for which system call.
@@ -77,7 +95,10 @@ impl Worker {
             loop {
                 let mut waited = [listener.as_fd(), pidfd.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
                 let ready = poll(&mut waited, PollTimeout::NONE);
-                let [asks, ended] = waited.map(|fd| fd.revents().is_some_and(|events| !events.is_empty()));
+                let [listener_says, pidfd_says] = waited.map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+                // Not by POLLHUP, which says that nobody has the filter any more, and goes on saying it.
+                let asks = listener_says.contains(PollFlags::POLLIN);
+                let ended = !listener_says.is_empty() || !pidfd_says.is_empty();
                 match (ready, asks) {
                     (Err(Errno::EINTR), _) => {}
                     (Ok(_), true) => match notify::next(&listener) {
@@ -133,6 +154,15 @@ impl Worker {
     /// As for [`wait`](Self::wait).
     pub fn wait_timeout(&self, timeout: Duration) -> io::Result<Option<ExitStatus>> {
         Ok(self.ended(Some(timeout))?.map(|ended| ended.status))
+    }
+
+    /// Waits for its end, and says the reason of it.
+    ///
+    /// # Errors
+    /// As for [`wait`](Self::wait).
+    pub fn death(&self) -> io::Result<Death> {
+        let ended = self.ended(None)?.ok_or(Errno::ECHILD)?;
+        Ok(self.notes.explain(&ended))
     }
 
     /// Sends it a signal, by its number (`libc::SIGTERM`). No error if it has ended already. A worker in a PID namespace

@@ -2,6 +2,11 @@
 //!
 //! A child that shares its parent's memory (`clone`) must not touch what the C library keeps there: not even `errno`,
 //! which is the parent thread's own.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "arguments and answers of system calls are machine words"
+)]
 
 use std::io;
 

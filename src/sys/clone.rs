@@ -3,6 +3,11 @@
 //! A fork copies the parent's page tables: with 1 GiB touched, that takes longer than all else. This child borrows the
 //! parent's memory instead (CLONE_VM), while the thread that made it waits (CLONE_VFORK). Other threads go on: the
 //! child must not take a lock, allocate, or touch what the C library keeps for the thread.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "arguments and answers of system calls are machine words"
+)]
 
 use std::ffi::c_void;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -40,6 +45,7 @@ pub(crate) unsafe fn clone_vfork(namespaces: u64, entry: &Entry) -> Result<(libc
     // rest is the caller's promise.
     let (pid, pidfd) = match unsafe { by_clone3(namespaces, &stack, entry) } {
         // An older kernel, or a container's filter that refuses what it cannot look into. No child was made.
+        // SAFETY: as above.
         Err(Errno(libc::ENOSYS | libc::EINVAL | libc::EPERM)) => unsafe { by_clone(namespaces, &stack, entry) }?,
         made => made?,
     };

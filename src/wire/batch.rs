@@ -15,7 +15,7 @@ impl<'a> Batch<'a> {
     ///
     /// # Errors
     /// [`TooLong`]: they do not fit, are none or more than [`MAX_BATCH`], or one of them cannot stand in a batch
-    /// (hello, narrow, call, and a batch).
+    /// (hello, narrow, ready, call, and a batch).
     pub fn encode<'b, 'x>(asks: impl IntoIterator<Item = Ask<'x>>, buffer: &'b mut [u8]) -> Result<Batch<'b>, TooLong> {
         let mut len = 0;
         for (n, ask) in asks.into_iter().enumerate() {

@@ -23,6 +23,7 @@
 //! |-----:|------|------|--------------|
 //! | 0x01 | hello | empty | nothing |
 //! | 0x02 | narrow | sections, each of another kind, in the order of their tags; there may be none | nothing |
+//! | 0x03 | ready | empty | nothing |
 //! | 0x10 | open | u16 [access](Access), then a path to the end of the body | a file; with bit 0x80, a directory |
 //! | 0x11 | scratch | empty | an unnamed temporary file, open for reading and writing |
 //! | 0x12 | list | u64 where to go on, 0 at first, then a path | [data](Entries): a part of the directory |
@@ -89,7 +90,7 @@
 //!
 //! | offset | size | field | value |
 //! |-------:|-----:|-------|-------|
-//! | 0 | 1 | verb | a request's, but for hello, narrow, call and batch |
+//! | 0 | 1 | verb | a request's, but for hello, narrow, ready, call and batch |
 //! | 1 | 1 | reserved | 0 |
 //! | 2 | 2 | body length | |
 //! | 4 | body length | body | the verb's |

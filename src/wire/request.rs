@@ -25,6 +25,8 @@ pub enum Ask<'a> {
     Hello,
     /// Have less from now on.
     Narrow(Narrow<'a>),
+    /// Know that the worker has started up.
+    Ready,
     /// Open or create the file at `path`.
     Open {
         /// How.
@@ -93,6 +95,7 @@ impl Ask<'_> {
         match self {
             Self::Hello => "hello",
             Self::Narrow(_) => "narrow",
+            Self::Ready => "ready",
             Self::Open { .. } => "open",
             Self::Scratch => "scratch",
             Self::List { .. } => "list",
@@ -110,13 +113,13 @@ impl Ask<'_> {
         }
     }
 
-    /// The rights that a rule must grant for it. Of a batch and a narrowing none: they are not granted by rules.
+    /// The rights that a rule must grant for it. Of what no rule decides (hello, narrow, ready, a batch) none.
     ///
     /// # Errors
     /// It asks for what cannot be had, by any rule: the message says why.
     pub fn needs(&self) -> Result<Rights, &'static str> {
         Ok(match self {
-            Self::Hello | Self::Narrow(_) | Self::Batch(_) => Rights::NONE,
+            Self::Hello | Self::Narrow(_) | Self::Ready | Self::Batch(_) => Rights::NONE,
             Self::Open { access, .. } => access.needs()?,
             Self::Scratch => Right::Scratch.into(),
             Self::List { .. } => Right::List.into(),
@@ -154,7 +157,7 @@ impl Ask<'_> {
     }
 
     pub(super) const fn stands_in_a_batch(&self) -> bool {
-        !matches!(self, Self::Hello | Self::Narrow(_) | Self::Call { .. } | Self::Batch(_))
+        !matches!(self, Self::Hello | Self::Narrow(_) | Self::Ready | Self::Call { .. } | Self::Batch(_))
     }
 }
 
@@ -167,7 +170,7 @@ impl fmt::Display for Ask<'_> {
             _ => f.write_str(self.verb())?,
         }
         match self {
-            Self::Hello | Self::Scratch | Self::Open { .. } => Ok(()),
+            Self::Hello | Self::Ready | Self::Scratch | Self::Open { .. } => Ok(()),
             Self::Narrow(narrow) => narrow.fmt(f),
             Self::List { path, .. }
             | Self::Stat(path)
@@ -194,6 +197,7 @@ impl fmt::Display for Ask<'_> {
 mod verb {
     pub(super) const HELLO: u8 = 0x01;
     pub(super) const NARROW: u8 = 0x02;
+    pub(super) const READY: u8 = 0x03;
     pub(super) const OPEN: u8 = 0x10;
     pub(super) const SCRATCH: u8 = 0x11;
     pub(super) const LIST: u8 = 0x12;
@@ -249,6 +253,7 @@ pub(super) fn decode_body(verb: u8, body: &[u8]) -> Option<Result<Ask<'_>, BadBo
     let ask = match verb {
         verb::HELLO => empty(Ask::Hello),
         verb::NARROW => Narrow::decode(body).map(Ask::Narrow),
+        verb::READY => empty(Ask::Ready),
         verb::OPEN => reader.u16().map(|bits| Ask::Open { access: Access::from_bits(bits), path: reader.rest() }),
         verb::SCRATCH => empty(Ask::Scratch),
         verb::LIST => reader.u64().map(|from| Ask::List { path: reader.rest(), from }),
@@ -298,6 +303,7 @@ impl Ask<'_> {
         match *self {
             Self::Hello => put(verb::HELLO, &[]),
             Self::Narrow(narrow) => put(verb::NARROW, &[narrow.bytes()]),
+            Self::Ready => put(verb::READY, &[]),
             Self::Open { access, path } => put(verb::OPEN, &[&access.bits().to_le_bytes(), path]),
             Self::Scratch => put(verb::SCRATCH, &[]),
             Self::List { path, from } => put(verb::LIST, &[&from.to_le_bytes(), path]),

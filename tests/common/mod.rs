@@ -6,6 +6,8 @@ pub mod namespace;
 pub mod served;
 pub mod start;
 #[cfg(target_os = "linux")]
+pub mod state;
+#[cfg(target_os = "linux")]
 pub mod watched;
 
 use std::fs;

@@ -12,11 +12,14 @@ use std::thread;
 
 /// A system call that is about to happen.
 pub struct Call {
+    /// Of the thread that makes it.
+    pub thread: u32,
     pub number: i64,
     /// Of a call whose second argument is a path.
     pub path: Vec<u8>,
     /// The third argument: of openat(2) the flags.
     pub third: u64,
+    pub arguments: [u64; 6],
 }
 
 impl Call {
@@ -38,10 +41,33 @@ pub enum Verdict {
 /// belongs into one of the test's own.
 pub fn watched<T: Send + 'static>(
     numbers: &[i64],
+    judge: impl FnMut(&Call) -> Verdict + Send + 'static,
+    start: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    judged(Numbers::These(numbers.to_vec()), judge, start)
+}
+
+/// As [`watched`], of all system calls but these: those by which the thread and `judge` wait for each other must be
+/// among them.
+pub fn watched_but<T: Send + 'static>(
+    numbers: &[i64],
+    judge: impl FnMut(&Call) -> Verdict + Send + 'static,
+    start: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    judged(Numbers::AllBut(numbers.to_vec()), judge, start)
+}
+
+/// Which system calls wait.
+pub enum Numbers {
+    These(Vec<i64>),
+    AllBut(Vec<i64>),
+}
+
+fn judged<T: Send + 'static>(
+    numbers: Numbers,
     mut judge: impl FnMut(&Call) -> Verdict + Send + 'static,
     start: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
-    let numbers = numbers.to_vec();
     let (give, listener) = mpsc::channel();
     thread::spawn(move || {
         let Ok(Ok(listener)) = listener.recv() else { return };
@@ -65,7 +91,12 @@ pub fn watched<T: Send + 'static>(
     .expect("the watched thread")
 }
 
-fn install(numbers: &[i64]) -> io::Result<OwnedFd> {
+/// From here on, these calls of this thread and of those that it starts wait for who has the listener.
+pub fn install(numbers: &Numbers) -> io::Result<OwnedFd> {
+    let (numbers, listed, others) = match numbers {
+        Numbers::These(numbers) => (numbers, libc::SECCOMP_RET_USER_NOTIF, libc::SECCOMP_RET_ALLOW),
+        Numbers::AllBut(numbers) => (numbers, libc::SECCOMP_RET_ALLOW, libc::SECCOMP_RET_USER_NOTIF),
+    };
     let step = |code: u32, k: u32, jt: usize| libc::sock_filter {
         code: u16::try_from(code).expect("a code"),
         jt: u8::try_from(jt).expect("a short jump"),
@@ -77,8 +108,8 @@ fn install(numbers: &[i64]) -> io::Result<OwnedFd> {
         let number = u32::try_from(*number).expect("a number");
         program.push(step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, number, numbers.len() - index));
     }
-    program.push(step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0));
-    program.push(step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_USER_NOTIF, 0));
+    program.push(step(libc::BPF_RET | libc::BPF_K, others, 0));
+    program.push(step(libc::BPF_RET | libc::BPF_K, listed, 0));
     let len = u16::try_from(program.len()).expect("a short program");
     let program = libc::sock_fprog { len, filter: program.as_mut_ptr() };
     // SAFETY: takes numbers.
@@ -94,7 +125,7 @@ fn install(numbers: &[i64]) -> io::Result<OwnedFd> {
 }
 
 /// The next call that waits. A watched thread that was interrupted asks anew.
-fn next(listener: &OwnedFd, memory: &File) -> Option<(u64, Call)> {
+pub fn next(listener: &OwnedFd, memory: &File) -> Option<(u64, Call)> {
     // SAFETY: numbers only.
     let mut asked: libc::seccomp_notif = unsafe { std::mem::zeroed() };
     // SAFETY: the kernel writes one struct, which is zeroed as it wants it.
@@ -107,10 +138,11 @@ fn next(listener: &OwnedFd, memory: &File) -> Option<(u64, Call)> {
     let mut path = vec![0; 256];
     let read = memory.read_at(&mut path, asked.data.args[1]).unwrap_or(0);
     path.truncate(path[..read].iter().position(|&byte| byte == 0).unwrap_or(0));
-    Some((asked.id, Call { number: asked.data.nr.into(), path, third: asked.data.args[2] }))
+    let arguments = asked.data.args;
+    Some((asked.id, Call { thread: asked.pid, number: asked.data.nr.into(), path, third: arguments[2], arguments }))
 }
 
-fn answer(listener: &OwnedFd, id: u64, verdict: Verdict) {
+pub fn answer(listener: &OwnedFd, id: u64, verdict: Verdict) {
     let go = u32::try_from(libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE).expect("a flag");
     let (error, flags) = match verdict {
         Verdict::Go => (0, go),

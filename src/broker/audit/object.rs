@@ -27,7 +27,7 @@ impl<'a> About<'a> {
     pub(super) fn new(ask: &Ask<'a>) -> Self {
         let name = |bytes| Self { object: Some(Object::Bytes(bytes)), ..Self::default() };
         match *ask {
-            Ask::Hello | Ask::Scratch | Ask::Batch(_) => Self::default(),
+            Ask::Hello | Ask::Ready | Ask::Scratch | Ask::Batch(_) => Self::default(),
             Ask::Narrow(narrow) => Self { object: Some(Object::Narrow(narrow)), ..Self::default() },
             Ask::Open { access, path } => Self { access: Some(access), ..name(path) },
             Ask::List { path, from } => Self { from: Some(from), ..name(path) },

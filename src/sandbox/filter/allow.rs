@@ -58,6 +58,8 @@ fn always(calls: &mut Calls, signals: Signals) -> io::Result<()> {
     calls.when(libc::SYS_unshare, &[WholeIs(0, libc::CLONE_THREAD as u64)])?;
     // Its own limits, to look at or to lower.
     calls.when(libc::SYS_prlimit64, &[Is(0, 0)])?;
+    // Of its own thread: of others of its user it tells where their thread's memory is.
+    calls.when(libc::SYS_get_robust_list, &[Is(0, 0)])?;
     if signals.are_scoped {
         calls.any(&[libc::SYS_tgkill]);
     }
@@ -97,7 +99,9 @@ fn add(calls: &mut Calls, word: Word, signals: Signals) -> io::Result<()> {
             // With CLONE_PARENT it would be a child of the worker's parent, outside of its PID namespace's reaping.
             let parent = libc::CLONE_PARENT as u64;
             calls.when(libc::SYS_clone, &[Bits(0, NAMESPACES | thread | parent, 0)])?;
-            calls.when(libc::SYS_prctl, &[Is(0, libc::PR_SET_PDEATHSIG as u64)])?;
+            // For what it starts. Nothing else than SIGKILL, which is what it has itself: so it cannot outlive the
+            // broker by it.
+            calls.when(libc::SYS_prctl, &[Is(0, libc::PR_SET_PDEATHSIG as u64), WholeIs(1, libc::SIGKILL as u64)])?;
             if signals.are_scoped {
                 calls.any(calls::KILL);
             }
@@ -155,14 +159,19 @@ pub(super) fn refused() -> io::Result<Calls> {
 }
 
 /// What is refused with ENOSYS even where everything else ends the process.
-pub(super) fn probed(words: Words) -> Calls {
+pub(super) fn probed(words: Words) -> io::Result<Calls> {
     let mut calls = Calls::default();
     calls.any(calls::PROBED);
     if words.has(Word::Network) {
         // Which families there are.
         calls.any(&[libc::SYS_socket]);
     }
-    calls
+    // getpwuid(3) asks a name service cache before it reads a file: Python and shells do it at their start. And whether
+    // there is IPv6 at all is asked by having a socket of it.
+    calls.when(libc::SYS_socket, &[Is(0, libc::AF_UNIX as u64)])?;
+    let datagram = Bits(1, SOCKET_TYPE, libc::SOCK_DGRAM as u64);
+    calls.when(libc::SYS_socket, &[Is(0, libc::AF_INET6 as u64), datagram])?;
+    Ok(calls)
 }
 
 const EMPTY_PATH: u64 = libc::AT_EMPTY_PATH as u64;

@@ -19,7 +19,6 @@ pub(super) const TASK: &[i64] = &[
     libc::SYS_exit,
     libc::SYS_exit_group,
     libc::SYS_futex,
-    libc::SYS_get_robust_list,
     libc::SYS_gettid,
     libc::SYS_restart_syscall,
     libc::SYS_rseq,
@@ -248,13 +247,17 @@ pub(super) const IOCTL: &[u64] = &[
     libc::TIOCGWINSZ as u64,
 ];
 
-/// Socket options that put a program on a socket.
+/// Socket options that put a program on a socket, or take off what the broker has put there.
 pub(super) const ATTACH: &[u64] = &[
     libc::SO_ATTACH_FILTER as u64,
     libc::SO_ATTACH_BPF as u64,
     libc::SO_ATTACH_REUSEPORT_CBPF as u64,
     libc::SO_ATTACH_REUSEPORT_EBPF as u64,
+    libc::SO_DETACH_FILTER as u64,
+    SO_DETACH_REUSEPORT_BPF,
 ];
+/// asm-generic/socket.h, which libc lacks on some of the architectures.
+const SO_DETACH_REUSEPORT_BPF: u64 = 68;
 
 pub(super) const PRCTL: &[u64] = &[
     libc::PR_CAPBSET_READ as u64,
@@ -273,9 +276,12 @@ pub(super) const PROBED: &[i64] = &[
     libc::SYS_clone3,
     libc::SYS_faccessat2,
     libc::SYS_fcntl,
+    libc::SYS_fgetxattr,
     libc::SYS_get_mempolicy,
+    libc::SYS_getxattr,
     libc::SYS_io_uring_setup,
     libc::SYS_ioctl,
+    libc::SYS_lgetxattr,
     libc::SYS_mbind,
     libc::SYS_openat2,
     libc::SYS_pkey_alloc,

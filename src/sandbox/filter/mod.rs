@@ -11,7 +11,7 @@ mod calls;
 mod compile;
 mod word;
 
-pub use word::{Refusal, UnknownWord, Word};
+pub use word::{Refusal, UnknownRefusal, UnknownWord, Word};
 
 use std::io;
 
@@ -84,7 +84,7 @@ fn program(words: Words, exec: Exec, signals: Signals, otherwise: Answer) -> io:
     let allowed = (allowed(words, exec, signals)?, Answer::Allow);
     let refused = match otherwise {
         Answer::Errno(_) => (refused()?, Answer::Errno(libc::EPERM)),
-        _ => (probed(words), Answer::Errno(libc::ENOSYS)),
+        _ => (probed(words)?, Answer::Errno(libc::ENOSYS)),
     };
     compile(&[allowed, refused], otherwise)
 }

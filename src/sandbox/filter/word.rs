@@ -117,12 +117,24 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Both of them.
+    pub const ALL: [Self; 2] = [Self::Errno, Self::Kill];
+
     /// How it is written.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Errno => "errno",
             Self::Kill => "kill",
+        }
+    }
+
+    /// What it means, in one line.
+    #[must_use]
+    pub const fn description(self) -> &'static str {
+        match self {
+            Self::Errno => "the call fails, and the program goes on",
+            Self::Kill => "the program is killed, as one that was taken over",
         }
     }
 }
@@ -132,6 +144,20 @@ impl fmt::Display for Refusal {
         f.pad(self.name())
     }
 }
+
+impl FromStr for Refusal {
+    type Err = UnknownRefusal;
+
+    fn from_str(text: &str) -> Result<Self, UnknownRefusal> {
+        let known = Self::ALL.into_iter().find(|refusal| refusal.name() == text);
+        known.ok_or_else(|| UnknownRefusal(text.to_owned()))
+    }
+}
+
+/// The word is none for a refusal.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("\"{0}\" is no refusal: they are errno and kill")]
+pub struct UnknownRefusal(pub String);
 
 /// A set of words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]

@@ -1,0 +1,127 @@
+//! `[broker]` How many processes the kernel has killed because memory ran out.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A count of such kills, of which a worker's may be one. Opened once, read at each start and at each end that it might
+/// explain. `Clone` is cheap.
+#[derive(Debug, Clone)]
+pub(super) struct OomKills {
+    file: Arc<File>,
+    scope: Scope,
+}
+
+/// Whose kills are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// Those of this process's memory cgroup, in which its workers are born.
+    Cgroup,
+    /// Those of the whole system.
+    System,
+}
+
+impl OomKills {
+    /// `None` where the kernel has none that can be read here.
+    pub(super) fn of_this_process() -> Option<Self> {
+        Self::of_cgroup().or_else(|| Self::open(Path::new("/proc/vmstat"), Scope::System))
+    }
+
+    /// The root of all cgroups has no such file.
+    fn of_cgroup() -> Option<Self> {
+        let cgroups = fs::read_to_string("/proc/self/cgroup").ok()?;
+        let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+        Self::open(&file_of_cgroup(&cgroups, &mounts)?, Scope::Cgroup)
+    }
+
+    fn open(path: &Path, scope: Scope) -> Option<Self> {
+        let counter = Self { file: Arc::new(File::open(path).ok()?), scope };
+        // Kernels before 4.13 have the files without this line.
+        counter.count().is_some().then_some(counter)
+    }
+
+    /// Since the system started, or the cgroup was made.
+    pub(super) fn count(&self) -> Option<u64> {
+        let text = read_from_start(&self.file).ok()?;
+        text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+    }
+
+    pub(super) fn scope(&self) -> Scope {
+        self.scope
+    }
+}
+
+/// The kernel makes the text anew for each read from the start.
+fn read_from_start(file: &File) -> io::Result<String> {
+    let mut text = vec![0; 32 << 10];
+    let mut len = 0;
+    loop {
+        match file.read_at(&mut text[len..], len as u64)? {
+            0 => break,
+            more => len += more,
+        }
+    }
+    Ok(String::from_utf8_lossy(&text[..len]).into_owned())
+}
+
+/// From the texts of /proc/self/cgroup and /proc/self/mountinfo (cgroups(7), proc_pid_mountinfo(5)).
+fn file_of_cgroup(cgroups: &str, mounts: &str) -> Option<PathBuf> {
+    // Version 1 has a hierarchy for the memory controller; version 2 has one for all, and that controller only where
+    // no version 1 has it.
+    let of = |wanted: fn(&str) -> bool| {
+        cgroups.lines().find_map(|line| {
+            let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+            wanted(controllers).then_some(path)
+        })
+    };
+    let (path, kind, option, file) = match of(|controllers| controllers.split(',').any(|word| word == "memory")) {
+        Some(path) => (path, "cgroup", "memory", "memory.oom_control"),
+        None => (of(str::is_empty)?, "cgroup2", "", "memory.events"),
+    };
+    mounts.lines().find_map(|line| {
+        let (place, filesystem) = line.split_once(" - ")?;
+        let mut place = place.split(' ').skip(3);
+        let (root, mount_point) = (place.next()?, place.next()?);
+        let mut filesystem = filesystem.split(' ');
+        let (kind_here, options) = (filesystem.next()?, filesystem.nth(1).unwrap_or_default());
+        let is_it = kind_here == kind && (option.is_empty() || options.split(',').any(|word| word == option));
+        let within = Path::new(path).strip_prefix(root).ok().filter(|_| is_it)?;
+        Some(Path::new(mount_point).join(within).join(file))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_of_a_cgroup_is_found() {
+        let v2 = "0::/system.slice/daemon.service\n";
+        let unified = "25 22 0:22 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n";
+        let hybrid = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n\
+                      35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n\
+                      41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n";
+        let container = "35 31 0:32 /docker/1f /sys/fs/cgroup/memory ro,relatime - cgroup cgroup rw,memory\n";
+        for (cgroups, mounts, file) in [
+            (v2, unified, Some("/sys/fs/cgroup/system.slice/daemon.service/memory.events")),
+            ("0::/\n", unified, Some("/sys/fs/cgroup/memory.events")),
+            ("9:name=systemd:/a\n4:memory:/b/c\n0::/\n", hybrid, Some("/sys/fs/cgroup/memory/b/c/memory.oom_control")),
+            ("4:cpu,memory:/docker/1f/x\n", container, Some("/sys/fs/cgroup/memory/x/memory.oom_control")),
+            ("4:memory:/elsewhere\n", container, None),
+            (v2, "", None),
+            ("", unified, None),
+        ] {
+            assert_eq!(file_of_cgroup(cgroups, mounts).as_deref(), file.map(Path::new), "{cgroups}{mounts}");
+        }
+    }
+
+    /// Of this machine, whichever it has: it only grows.
+    #[test]
+    fn the_count_can_be_read_more_than_once() {
+        let system = OomKills::open(Path::new("/proc/vmstat"), Scope::System).expect("Linux 4.13");
+        let (first, second) = (system.count(), system.count());
+        assert!(first.is_some() && first <= second, "{first:?} {second:?}");
+    }
+}

@@ -1,0 +1,32 @@
+//! `[broker -> worker]` System-call filters, put on the new process by itself.
+
+use std::os::fd::RawFd;
+
+use super::calls;
+use crate::sys::call::Errno;
+
+/// A program for seccomp(2).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Filter<'a> {
+    pub(crate) code: &'a [seccompiler::sock_filter],
+    /// Whether it has a listener (SECCOMP_FILTER_FLAG_NEW_LISTENER).
+    pub(crate) listener: bool,
+}
+
+const SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV: libc::c_ulong = 1 << 5;
+
+impl Filter<'_> {
+    /// Answers its listener.
+    pub(super) fn install(&self) -> Result<Option<RawFd>, Errno> {
+        if !self.listener {
+            return calls::set_filter(self.code, 0).map(|_| None);
+        }
+        let listener = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+        // Linux 5.19 has the flag by which no signal interrupts a call that is judged.
+        match calls::set_filter(self.code, listener | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV) {
+            Err(Errno(libc::EINVAL)) => calls::set_filter(self.code, listener),
+            installed => installed,
+        }
+        .map(Some)
+    }
+}

@@ -1,0 +1,79 @@
+//! `[broker -> worker]` Who the new process is, and which rights it gives up.
+
+use std::ffi::CStr;
+use std::os::fd::RawFd;
+
+use super::calls;
+use super::step::Step;
+use crate::sys::call::Errno;
+
+/// The user whom the child becomes.
+#[derive(Debug, Clone)]
+pub(crate) struct Ids {
+    pub(crate) uid: libc::uid_t,
+    pub(crate) gid: libc::gid_t,
+    /// Supplementary ones.
+    pub(crate) groups: Vec<libc::gid_t>,
+}
+
+/// Becomes the user. `begin` is told of each step.
+pub(super) fn become_user(ids: &Ids, begin: impl Fn(Step)) -> Result<(), Errno> {
+    begin(Step::Groups);
+    calls::setgroups(&ids.groups)?;
+    begin(Step::Gid);
+    calls::setresgid(ids.gid)?;
+    begin(Step::Uid);
+    calls::setresuid(ids.uid)
+}
+
+/// Lines for uid_map and gid_map.
+pub(super) fn write_id_maps([uids, gids]: &[String; 2]) -> Result<(), Errno> {
+    // The kernel lets an ordinary user map a group only after setgroups has been given up.
+    write_file(c"/proc/self/setgroups", b"deny")?;
+    write_file(c"/proc/self/uid_map", uids.as_bytes())?;
+    write_file(c"/proc/self/gid_map", gids.as_bytes())
+}
+
+fn write_file(path: &CStr, text: &[u8]) -> Result<(), Errno> {
+    let file = calls::open(path, libc::O_WRONLY)?;
+    let written = calls::write(file, text);
+    calls::close(file)?;
+    written.map(drop)
+}
+
+/// And the ambient set.
+pub(super) fn empty_bounding_set() -> Result<(), Errno> {
+    for capability in 0..64 {
+        match calls::prctl(libc::PR_CAPBSET_DROP, capability) {
+            // Beyond the last capability that this kernel knows.
+            Err(Errno(libc::EINVAL)) => break,
+            dropped => dropped?,
+        }
+    }
+    calls::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as usize)
+}
+
+/// SECBIT_NOROOT, SECBIT_NO_SETUID_FIXUP, SECBIT_NO_CAP_AMBIENT_RAISE, with their locks, and SECBIT_KEEP_CAPS_LOCKED
+/// (linux/securebits.h). The kernel's own handling of capabilities at a change of user is no longer wanted: they are
+/// given up by name.
+const SECUREBITS: usize = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 5 | 1 << 6 | 1 << 7;
+
+pub(super) fn lock_securebits() -> Result<(), Errno> {
+    calls::prctl(libc::PR_SET_SECUREBITS, SECUREBITS)
+}
+
+pub(super) fn set_no_new_privs() -> Result<(), Errno> {
+    calls::prctl(libc::PR_SET_NO_NEW_PRIVS, 1)
+}
+
+/// SIGKILL, when the thread ends that made this process. `parent` is its process, by pidfd for a child in another PID
+/// namespace, where it has no number.
+pub(super) fn die_with(parent: u32, pidfd: Option<RawFd>) -> Result<(), Errno> {
+    calls::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as usize)?;
+    // It may have died before it was watched.
+    let is_gone = match pidfd {
+        Some(pidfd) => calls::has_ended(pidfd)?,
+        None => calls::getppid()? != parent as usize,
+    };
+    if is_gone { Err(Errno(libc::ESRCH)) } else { Ok(()) }
+}

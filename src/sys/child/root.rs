@@ -1,0 +1,75 @@
+//! `[broker -> worker]` A root directory of the new process's own, in its mount namespace.
+
+use std::ffi::CString;
+use std::os::fd::RawFd;
+
+use super::calls::{self, Attributes};
+use super::step::Step;
+use crate::sys::call::Errno;
+
+/// Something in the child's root. The paths are relative to it, and what stands above them has come before.
+#[derive(Debug)]
+pub(crate) enum Entity {
+    Directory(CString),
+    File(CString),
+    Link {
+        path: CString,
+        target: CString,
+    },
+    /// What is at `source` now, with what is mounted beneath it, read-only.
+    Bind {
+        path: CString,
+        source: CString,
+    },
+}
+
+/// Makes it the root. `begin` is told of each step, and of which entity it is taken for.
+pub(super) fn make(root: &[Entity], begin: impl Fn(Step, usize)) -> Result<(), Errno> {
+    begin(Step::PrivateMounts, 0);
+    calls::make_mounts_private()?;
+    begin(Step::EmptyRoot, 0);
+    let top = empty_file_system()?;
+    // What is mounted on the root is not seen by look-ups that begin there: the old root's files are still found.
+    calls::move_mount(top, None, c"/")?;
+    // The modes of what is made here are not the parent's umask's business.
+    let umask = calls::umask(0)?;
+    for (which, entity) in root.iter().enumerate() {
+        begin(Step::Bind, which);
+        put(top, entity)?;
+    }
+    calls::umask(umask)?;
+    begin(Step::ReadOnlyRoot, 0);
+    calls::restrict_mount(top, Attributes::READ_ONLY)?;
+    begin(Step::PivotRoot, 0);
+    calls::fchdir(top)?;
+    // The new root is put in the place of the old one, which then lies on top of it and is taken away.
+    calls::pivot_root(c".", c".")?;
+    calls::detach(c".")?;
+    calls::close(top)
+}
+
+/// Its root, mounted nowhere yet.
+fn empty_file_system() -> Result<RawFd, Errno> {
+    let context = calls::fsopen_tmpfs()?;
+    calls::fsconfig_set(context, c"mode", c"0755")?;
+    calls::fsconfig_create(context)?;
+    let attributes = Attributes::NO_SUID.and(Attributes::NO_DEVICES).and(Attributes::NO_EXEC);
+    let top = calls::fsmount(context, attributes)?;
+    calls::close(context)?;
+    Ok(top)
+}
+
+fn put(top: RawFd, entity: &Entity) -> Result<(), Errno> {
+    match entity {
+        Entity::Directory(path) => calls::mkdir(top, path, 0o755),
+        Entity::File(path) => calls::make_file(top, path, 0o444),
+        Entity::Link { path, target } => calls::symlink(target, top, path),
+        Entity::Bind { path, source } => {
+            let tree = calls::open_tree(source)?;
+            let attributes = Attributes::READ_ONLY.and(Attributes::NO_SUID).and(Attributes::NO_DEVICES);
+            calls::restrict_mount(tree, attributes)?;
+            calls::move_mount(tree, Some(top), path)?;
+            calls::close(tree)
+        }
+    }
+}
