@@ -381,9 +381,7 @@ fn write(file: &str) {
     seen.insert(File::options().append(true).open(file).map(drop).map_err(errno));
     seen.insert(fs::set_permissions(file, fs::Permissions::from_mode(0o600)).map_err(errno));
     seen.insert(
-        fs::remove_file(file)
-            .map_err(errno)
-            .or_else(|errno| if errno == libc::EBUSY { Err(libc::EROFS) } else { Err(errno) }),
+        fs::remove_file(file).map_err(errno).map_err(|errno| if errno == libc::EBUSY { libc::EROFS } else { errno }),
     );
     assert_eq!(fs::read_to_string(file).unwrap(), "declared");
     say(&format!("{seen:?}"));

@@ -218,7 +218,7 @@ fn b_10_the_log_has_every_line() {
         lines_of("printf 'a\\0\\377\\033[31m\\r\\n\\n\\200'", 1),
         [b"a\0\xff\x1b[31m\r".as_slice(), b"", b"\x80"]
     );
-    assert_eq!(lines_of(":", 1), [b"".as_slice(); 0]);
+    assert!(lines_of(":", 1).is_empty());
     for length in [Line::MAX - 1, Line::MAX, Line::MAX + 1, 3 * Line::MAX, 100_000] {
         let script = format!("printf '%0{length}d\\n.\\n' 0");
         let lines = lines_of(&script, 1);

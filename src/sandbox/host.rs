@@ -72,7 +72,6 @@ pub(super) fn available(layer: Layer) -> Result<String, String> {
         Layer::Seccomp if !has_filter() => {
             Err("this kernel or machine has no system-call filters (CONFIG_SECCOMP_FILTER)".to_owned())
         }
-        Layer::Root if available(Layer::MountNamespace).is_err() => Err("it needs the mount namespace".to_owned()),
         Layer::Securebits
         | Layer::Root
         | Layer::MountNamespace
@@ -172,14 +171,14 @@ fn reason(layer: Layer, Failure { step, errno, .. }: Failure) -> String {
     let said = format!("step \"{step}\": {error}");
     let advice = match errno {
         libc::EINVAL if matches!(step, Step::PrivateMounts | Step::PivotRoot) => {
-            "/ is no mount, as in a chroot or an initramfs: an administrator can mount that directory over itself (mount \
-             --bind), or start this process elsewhere"
+            "the root of this process is no mount point, as in a chroot or in an initramfs: an administrator can mount \
+             that directory over itself (mount --bind)"
                 .to_owned()
         }
+        libc::ENOENT if step == Step::IdMaps => "there is no /proc here: an administrator can mount it".to_owned(),
         libc::EINVAL if layer == Layer::User => {
             "user 65534 does not exist here: this is a user namespace that does not map it".to_owned()
         }
-        libc::ENOENT if step == Step::IdMaps => "there is no /proc here: an administrator can mount it".to_owned(),
         libc::ENOSYS | libc::EINVAL => {
             "this kernel does not have it, or a filter around this process hides it".to_owned()
         }

@@ -10,9 +10,11 @@ pub(super) fn place(descriptors: &[(RawFd, RawFd)]) -> Result<(), Errno> {
     descriptors.iter().try_for_each(|(source, target)| calls::dup3(*source, *target))
 }
 
-/// A number for a filter's listener, which is made when the limits hold. What the parent has there is not needed.
-pub(super) fn make_room_after(descriptors: &[(RawFd, RawFd)]) {
+/// Makes room at the first number after the targets, which are in ascending order: for what is made here when the limits
+/// hold. What the parent has there is not needed.
+pub(super) fn make_room(descriptors: &[(RawFd, RawFd)]) {
     if let Some((_, last)) = descriptors.last() {
+        // Nothing may be there, which is as well.
         let _ = calls::close(last.wrapping_add(1));
     }
 }

@@ -156,7 +156,7 @@ impl Order<'_> {
         self.begin(Step::Descriptors);
         descriptors::place(descriptors)?;
         if self.start.listener.is_some() {
-            descriptors::make_room_after(descriptors);
+            descriptors::make_room(descriptors);
         }
         self.begin(Step::CloseOnExec);
         descriptors::close_others_on_exec(descriptors)?;
