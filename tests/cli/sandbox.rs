@@ -70,7 +70,7 @@ pub(super) fn confined(at: &Path) {
     assert!(fs::File::open(at.join("a")).is_err(), "it can open files itself");
     assert!(std::net::UdpSocket::bind("127.0.0.1:0").is_err(), "it can make sockets");
     assert!(nix::sys::prctl::get_no_new_privs().unwrap());
-    assert_eq!(nix::unistd::geteuid().is_root(), false);
+    assert!(!nix::unistd::geteuid().is_root());
     println!("in {}", std::env::current_dir().unwrap().display());
     std::process::exit(7);
 }
