@@ -162,9 +162,9 @@ pub(super) struct Notes {
 }
 
 impl Notes {
-    /// `kills`: the counter, which is read now. `cpu_time`: the limit at which the kernel kills it.
+    /// `kills`: the counter. `cpu_time`: the limit at which the kernel kills it.
     pub(super) fn at_start(kills: Option<&OomKills>, cpu_time: Option<Duration>) -> Self {
-        let kills = kills.and_then(|kills| Some((kills.clone(), kills.count()?)));
+        let kills = kills.and_then(|kills| Some((kills.clone(), kills.before()?)));
         Self { kills, cpu_time }
     }
 

@@ -135,7 +135,7 @@ fn try_out(layer: Layer) -> Result<(), String> {
         root: (layer == Layer::Root).then(one_bind),
         working_directory: CString::from(c"/"),
         limits: Vec::new(),
-        bounding_set: layer == Layer::Capabilities,
+        bounding_set: (layer == Layer::Capabilities).then(process::capabilities),
         securebits: layer == Layer::Securebits,
         ids: (layer == Layer::User).then(user::nobody),
         no_new_privs: false,

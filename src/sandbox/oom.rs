@@ -5,15 +5,19 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::stdio::moved;
 
-/// A count of such kills, of which a worker's may be one. Opened once, read at each start and at each end that it might
-/// explain. `Clone` is cheap.
+/// A count of such kills, of which a worker's may be one. Opened once. A cgroup's is read at each start; the system's,
+/// which takes the kernel longer to put together than a process to make, when it is opened. Both are read at each end that
+/// they might explain. `Clone` is cheap.
 #[derive(Debug, Clone)]
 pub(super) struct OomKills {
     file: Arc<File>,
     scope: Scope,
+    /// What was read last.
+    known: Arc<AtomicU64>,
 }
 
 /// Whose kills are counted.
@@ -41,20 +45,41 @@ impl OomKills {
     fn open(path: &Path, scope: Scope) -> Option<Self> {
         // Out of the way of a broker that has closed its standard descriptors.
         let file = moved(File::open(path).ok()?.into(), 3).ok()?;
-        let counter = Self { file: Arc::new(file.into()), scope };
+        let counter = Self { file: Arc::new(file.into()), scope, known: Arc::default() };
         // Kernels before 4.13 have the files without this line.
         counter.count().is_some().then_some(counter)
     }
 
+    /// What it was before a worker that starts now.
+    pub(super) fn before(&self) -> Option<u64> {
+        match self.scope {
+            Scope::Cgroup => self.count(),
+            Scope::System => Some(self.known.load(Ordering::Relaxed)),
+        }
+    }
+
     /// Since the system started, or the cgroup was made.
     pub(super) fn count(&self) -> Option<u64> {
-        let text = read_from_start(&self.file).ok()?;
-        text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+        let mut small = [0; 512];
+        let count = match self.scope {
+            // A few lines, in one piece.
+            Scope::Cgroup => {
+                let len = self.file.read_at(&mut small, 0).ok()?;
+                counted(&String::from_utf8_lossy(small.get(..len)?))
+            }
+            Scope::System => counted(&read_from_start(&self.file).ok()?),
+        }?;
+        self.known.store(count, Ordering::Relaxed);
+        Some(count)
     }
 
     pub(super) fn scope(&self) -> Scope {
         self.scope
     }
+}
+
+fn counted(text: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
 }
 
 /// The kernel makes the text anew for each read from the start.

@@ -274,8 +274,13 @@ impl Preparation<'_> {
         let image =
             Image::new((!is_script).then(|| file.into()), &program.path, args, last_of_each(&sandbox.env).into_iter());
         let image = image.map_err(self.failed("reading the arguments and the environment"))?;
+        // /dev/null is the same for all.
+        let (null, stdio): (Vec<_>, Vec<_>) =
+            stdio_places(sandbox).into_iter().partition(|(_, stdio)| matches!(stdio, Stdio::Null));
+        let null = null.into_iter().map(|(number, stdio)| Ok((number, stdio.open(number, above)?.end)));
         let declared = sandbox.descriptors.iter().map(|(number, fd)| Ok((*number, moved(fd.try_clone()?, above)?)));
-        let declared = declared.collect::<io::Result<Vec<_>>>().map_err(self.failed("fcntl(F_DUPFD_CLOEXEC)"))?;
+        let declared = declared.chain(null).collect::<io::Result<Vec<_>>>();
+        let declared = declared.map_err(self.failed("opening its descriptors"))?;
         let working_directory = CString::new(sandbox.working_directory.as_os_str().as_bytes());
         let working_directory =
             working_directory.map_err(|error| self.failed("reading the working directory")(error.into()))?;
@@ -289,7 +294,7 @@ impl Preparation<'_> {
                 root,
                 working_directory,
                 limits: limits.iter().map(|(limit, value)| (limit.resource(), [*value; 2])).collect(),
-                bounding_set,
+                bounding_set: bounding_set.then(process::capabilities),
                 securebits,
                 ids,
                 no_new_privs,
@@ -300,7 +305,7 @@ impl Preparation<'_> {
             filter,
             enforced: Arc::new(self.enforced.in_order()),
             channel_at: sandbox.channel_at,
-            stdio: stdio_places(sandbox),
+            stdio,
             descriptors: declared,
             above,
             log: sandbox.log.clone(),

@@ -254,8 +254,9 @@ impl AsFd for Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
+        let has_ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner).is_some();
         // Who may not kill it would wait for as long as it likes.
-        if self.kill().is_ok() {
+        if !has_ended && self.kill().is_ok() {
             let _ = self.wait();
         }
     }

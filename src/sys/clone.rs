@@ -9,6 +9,7 @@
     reason = "arguments and answers of system calls are machine words"
 )]
 
+use std::cell::Cell;
 use std::ffi::c_void;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::ptr;
@@ -40,15 +41,17 @@ pub(crate) struct Entry {
 /// All signals are blocked in the calling thread. What `entry` takes lives until the answer. It takes no lock, allocates
 /// nothing, does not panic, and makes system calls by `sys::call` alone.
 pub(crate) unsafe fn clone_vfork(namespaces: u64, entry: &Entry) -> Result<(libc::pid_t, OwnedFd), Errno> {
-    let stack = Stack::new()?;
+    let stack = Stack::of_this_thread()?;
     // SAFETY: the stack and the start live until the child has left this memory, which is when the call returns; the
     // rest is the caller's promise.
-    let (pid, pidfd) = match unsafe { by_clone3(namespaces, &stack, entry) } {
+    let made = match unsafe { by_clone3(namespaces, &stack, entry) } {
         // An older kernel, or a container's filter that refuses what it cannot look into. No child was made.
         // SAFETY: as above.
-        Err(Errno(libc::ENOSYS | libc::EINVAL | libc::EPERM)) => unsafe { by_clone(namespaces, &stack, entry) }?,
-        made => made?,
+        Err(Errno(libc::ENOSYS | libc::EINVAL | libc::EPERM)) => unsafe { by_clone(namespaces, &stack, entry) },
+        made => made,
     };
+    stack.give_back();
+    let (pid, pidfd) = made?;
     // SAFETY: the kernel has put the number of a new descriptor there.
     Ok((pid, unsafe { OwnedFd::from_raw_fd(pidfd) }))
 }
@@ -183,7 +186,21 @@ const GUARD: usize = 64 * 1024;
 /// Memory of its own for the child's stack.
 struct Stack(*mut c_void);
 
+thread_local! {
+    /// Of this thread, between two children: a mapping, with the pages that the last one has touched.
+    static IDLE: Cell<Option<Stack>> = const { Cell::new(None) };
+}
+
 impl Stack {
+    /// To be given back. A thread that is ending has none to keep, and makes one.
+    fn of_this_thread() -> Result<Self, Errno> {
+        IDLE.try_with(Cell::take).ok().flatten().map_or_else(Self::new, Ok)
+    }
+
+    fn give_back(self) {
+        let _ = IDLE.try_with(|idle| idle.set(Some(self)));
+    }
+
     fn new() -> Result<Self, Errno> {
         let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_STACK;
         let length = GUARD + STACK;

@@ -80,6 +80,14 @@ pub(crate) fn this() -> io::Result<OwnedFd> {
     }
 }
 
+/// How many capabilities this kernel knows. Asked once.
+pub(crate) fn capabilities() -> u8 {
+    static KNOWN: OnceLock<u8> = OnceLock::new();
+    // SAFETY: takes numbers.
+    let knows = |capability: &u8| unsafe { libc::prctl(libc::PR_CAPBSET_READ, libc::c_ulong::from(*capability)) } >= 0;
+    *KNOWN.get_or_init(|| (0..64).take_while(knows).count().try_into().unwrap_or(64))
+}
+
 /// PR_GET_DUMPABLE.
 pub(crate) fn dumpable() -> libc::c_int {
     // SAFETY: takes numbers.

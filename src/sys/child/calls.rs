@@ -279,7 +279,7 @@ pub(super) fn setresuid(uid: libc::uid_t) -> Result<(), Errno> {
     reading(libc::SYS_setresuid, &[uid as usize; 3]).map(drop)
 }
 
-/// Empties the effective, permitted and inheritable sets.
+/// Empties the effective, permitted and inheritable sets, and so the ambient one, which is never more than those.
 pub(super) fn drop_capabilities() -> Result<(), Errno> {
     /// `_LINUX_CAPABILITY_VERSION_3` of linux/capability.h: 64-bit sets, in two halves of three words.
     const VERSION_3: u32 = 0x2008_0522;

@@ -41,16 +41,9 @@ fn write_file(path: &CStr, text: &[u8]) -> Result<(), Errno> {
     written.map(drop)
 }
 
-/// And the ambient set.
-pub(super) fn empty_bounding_set() -> Result<(), Errno> {
-    for capability in 0..64 {
-        match calls::prctl(libc::PR_CAPBSET_DROP, capability) {
-            // Beyond the last capability that this kernel knows.
-            Err(Errno(libc::EINVAL)) => break,
-            dropped => dropped?,
-        }
-    }
-    calls::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as usize)
+/// Of a kernel that knows so many capabilities.
+pub(super) fn empty_bounding_set(capabilities: u8) -> Result<(), Errno> {
+    (0..capabilities).try_for_each(|capability| calls::prctl(libc::PR_CAPBSET_DROP, capability.into()))
 }
 
 /// SECBIT_NOROOT, SECBIT_NO_SETUID_FIXUP, SECBIT_NO_CAP_AMBIENT_RAISE, with their locks, and SECBIT_KEEP_CAPS_LOCKED

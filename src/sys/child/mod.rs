@@ -47,8 +47,8 @@ pub(crate) struct Plan {
     pub(crate) working_directory: CString,
     /// Resource, soft and hard limit.
     pub(crate) limits: Vec<(u32, [u64; 2])>,
-    /// Whether the bounding and ambient sets are emptied.
-    pub(crate) bounding_set: bool,
+    /// How many capabilities this kernel has, if the bounding set is to be emptied.
+    pub(crate) bounding_set: Option<u8>,
     pub(crate) securebits: bool,
     pub(crate) ids: Option<Ids>,
     pub(crate) no_new_privs: bool,
@@ -169,9 +169,9 @@ impl Order<'_> {
             self.begin_one(Step::Limits, which);
             calls::set_limit(*resource, limits)?;
         }
-        if plan.bounding_set {
+        if let Some(capabilities) = plan.bounding_set {
             self.begin(Step::BoundingSet);
-            identity::empty_bounding_set()?;
+            identity::empty_bounding_set(capabilities)?;
         }
         if plan.securebits {
             self.begin(Step::Securebits);

@@ -31,13 +31,15 @@ pub(super) fn make(root: &[Entity], begin: impl Fn(Step, usize)) -> Result<(), E
     let top = empty_file_system()?;
     // What is mounted on the root is not seen by look-ups that begin there: the old root's files are still found.
     calls::move_mount(top, None, c"/")?;
-    // The modes of what is made here are not the parent's umask's business.
-    let umask = calls::umask(0)?;
-    for (which, entity) in root.iter().enumerate() {
-        begin(Step::Bind, which);
-        put(top, entity)?;
+    if !root.is_empty() {
+        // The modes of what is made here are not the parent's umask's business.
+        let umask = calls::umask(0)?;
+        for (which, entity) in root.iter().enumerate() {
+            begin(Step::Bind, which);
+            put(top, entity)?;
+        }
+        calls::umask(umask)?;
     }
-    calls::umask(umask)?;
     begin(Step::ReadOnlyRoot, 0);
     calls::restrict_mount(top, Attributes::READ_ONLY)?;
     begin(Step::PivotRoot, 0);

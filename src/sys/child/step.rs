@@ -31,7 +31,7 @@ pub enum Step {
     WorkingDirectory,
     /// A resource limit: prlimit(2).
     Limits,
-    /// Emptying the bounding and ambient capability sets: prctl(2).
+    /// Emptying the bounding capability set: prctl(2).
     BoundingSet,
     /// User 0 has no capabilities by being user 0: prctl(2).
     Securebits,
