@@ -12,8 +12,8 @@ pub type Answers = &'static [i32];
 pub const WORKS: Answers = &[0];
 /// Refused by name, by a filter.
 pub const EPERM: Answers = &[libc::EPERM];
-/// Not allowed, by a filter.
-pub const ENOSYS: Answers = &[libc::ENOSYS];
+/// Not allowed, by a filter: in which of the two words is its own choice.
+pub const ENOSYS: Answers = &[libc::ENOSYS, libc::EPERM];
 /// By Landlock.
 pub const EACCES: Answers = &[libc::EACCES];
 /// Not there, in a root of its own.
