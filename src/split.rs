@@ -130,7 +130,9 @@ impl Split {
         let policy = policy().map_err(|error| SplitError::Policy(error.into()))?;
         let sandbox = Sandbox::this_program().args(std::env::args_os().skip(1)).env(MARKER, "1").die_with_parent();
         let sandbox = self.sandbox.into_iter().fold(sandbox, |sandbox, change| change(sandbox));
-        let (status, _) = supervise(signals, &sandbox.prepare()?, &self.broker, policy, self.announce)?;
+        let prepared = sandbox.prepare()?;
+        drop(sandbox);
+        let (status, _) = supervise(signals, prepared, &self.broker, policy, self.announce)?;
         Ok(status)
     }
 }

@@ -72,6 +72,6 @@ impl Worker {
         signals.thread_block()?;
         let policy = policy()?;
         let prepared = self.walls.around(self.program)?.prepare()?;
-        Ok(supervise(&signals, &prepared, broker, policy, |_| {})?)
+        Ok(supervise(&signals, prepared, broker, policy, |_| {})?)
     }
 }

@@ -82,7 +82,7 @@ impl Sandboxed {
         let _ = io::stderr().write_all(&about.shown(prepared.enforced(), self.json, Paint::of(&io::stderr())));
         // Nobody has the other end of the channel, so there is nothing to serve.
         let nothing = Policy::builder().build()?;
-        let ended = supervise(&signals, &prepared, &Broker::new(), nothing, |_| {})?;
+        let ended = supervise(&signals, prepared, &Broker::new(), nothing, |_| {})?;
         Ok(death::ended("the program", ended, self.json))
     }
 }

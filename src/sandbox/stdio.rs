@@ -23,7 +23,8 @@ pub enum Stdio {
     Pipe,
     /// To a pipe that a thread of the broker's reads, a line at a time: see [`Sandbox::log`](super::Sandbox::log).
     Log,
-    /// To this descriptor.
+    /// To this descriptor, of which each worker gets a duplicate. The sandbox and what is prepared from it keep it open: the
+    /// reader of a pipe sees its end when they are dropped as well.
     Fd(Arc<OwnedFd>),
 }
 

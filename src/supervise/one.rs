@@ -30,7 +30,7 @@ pub(crate) fn passed_on() -> SigSet {
 /// served.
 pub(crate) fn supervise(
     signals: &SigSet,
-    prepared: &Prepared,
+    prepared: Prepared,
     broker: &Broker,
     policy: impl Into<Arc<Policy>>,
     announce: impl FnOnce(&Enforced),
@@ -41,6 +41,8 @@ pub(crate) fn supervise(
     let bell = Arc::new(Bell::new().map_err(os("eventfd"))?);
 
     let (worker, channel) = prepared.spawn()?;
+    // What was opened for the worker alone, such as its end of a pipe, is then open nowhere else.
+    drop(prepared);
     announce(worker.enforced());
     let life = Life::begin(worker, channel, broker, "worker", policy.into(), &bell);
     let mut life = life.map_err(os("starting the broker's thread"))?;
