@@ -87,7 +87,7 @@ fn p_05_an_empty_packet_with_a_descriptor() {
 fn p_06_an_unknown_verb_is_answered() {
     let (service, mut raw) = raw(policy());
     let files = 0x10..=0x18;
-    let known: Vec<u8> = [0x01, 0x02, 0x30, 0x40].into_iter().chain(files).chain(0x20..=0x23).collect();
+    let known: Vec<u8> = [0x01, 0x02, 0x03, 0x30, 0x40].into_iter().chain(files).chain(0x20..=0x23).collect();
     for verb in (0..=u8::MAX).filter(|verb| !known.contains(verb)) {
         let mut bytes = request(READ);
         bytes[3] = verb;

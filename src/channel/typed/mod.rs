@@ -65,7 +65,7 @@
 //! * memfd_create, for a [`Memfd`] whose seals do not tell it from another file;
 //! * waitid, for a [`PidFd`].
 //!
-//! The [sandbox](crate::Sandbox) of this crate forbids waitid: in a worker every [`PidFd`] check is ENOSYS.
+//! The [sandbox](crate::Sandbox) of this crate allows what is asked here, waitid of a pidfd among it.
 //!
 //! [`File`]: std::fs::File
 //! [`TcpListener`]: std::net::TcpListener

@@ -60,6 +60,8 @@ fn always(calls: &mut Calls, signals: Signals) -> io::Result<()> {
     calls.when(libc::SYS_prlimit64, &[Is(0, 0)])?;
     // Of its own thread: of others of its user it tells where their thread's memory is.
     calls.when(libc::SYS_get_robust_list, &[Is(0, 0)])?;
+    // What a pidfd is, is asked so; and it takes the status of its own children alone.
+    calls.when(libc::SYS_waitid, &[Is(0, libc::P_PIDFD.into())])?;
     if signals.are_scoped {
         calls.any(&[libc::SYS_tgkill]);
     }
