@@ -438,7 +438,7 @@ fn l_01_workers_of_a_broker_with_few_descriptors() {
             failed += 1;
             drop(hoard.pop().expect("never enough"));
         };
-        assert!(failed > 3, "{failed} failures");
+        assert!(failed >= 3, "{failed} failures");
         assert!(worker.wait().unwrap().success());
         drop((worker, hoard));
         assert_eq!(common::open_fds(), before);
