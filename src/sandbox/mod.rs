@@ -240,7 +240,8 @@ impl Sandbox {
         self
     }
 
-    /// Every layer that is wanted if available is required.
+    /// Every layer that is wanted if available is required. A broker that is not root cannot have
+    /// [`Layer::User`], and turns it off first: its workers are of its own user.
     #[must_use]
     pub fn require_full(mut self) -> Self {
         self.full = true;
