@@ -80,6 +80,26 @@ fn groups() {
     }
 }
 
+/// B-01: a daemon of root's that has lowered its effective user for a while: the worker is that user, and not root.
+#[test]
+fn b_01_an_effective_user_who_is_not_the_real_one() {
+    common::alone("b_01_an_effective_user_who_is_not_the_real_one", || {
+        if !common::is_root() {
+            eprintln!("SKIPPED b_01_an_effective_user_who_is_not_the_real_one: it takes root to be two users");
+            return;
+        }
+        nix::unistd::setegid(nix::unistd::Gid::from_raw(65534)).unwrap();
+        nix::unistd::seteuid(nix::unistd::Uid::from_raw(65534)).unwrap();
+        let prepared = Sandbox::new("/bin/sleep").arg("1000").preset(Preset::Floor).prepare().unwrap();
+        let (worker, _channel) = prepared.spawn().unwrap();
+        for field in ["Uid", "Gid"] {
+            assert_eq!(common::status(worker.id(), field), ["65534"; 4].join("\t"), "{field}");
+        }
+        // Who may end it is root.
+        nix::unistd::seteuid(nix::unistd::Uid::from_raw(0)).unwrap();
+    });
+}
+
 /// B-01: user 0 and group 0 are refused, and so is another user for a broker that is not root; nothing is run.
 #[test]
 fn b_01_users_that_no_worker_can_be() {

@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use nix::unistd::{getegid, geteuid};
 
 use super::{Layer, landlock, user};
-use crate::sys::child::{self, Entity, Failure, Plan, Start, Step};
+use crate::sys::child::{self, Entity, Failure, Plan, Start, Step, Why};
 use crate::sys::process;
 
 /// What this host offers for each layer of a sandbox, to this process: see [`Host::probe`].
@@ -166,9 +166,9 @@ pub(super) fn id_maps() -> [String; 2] {
 }
 
 /// What was refused, and who can do what about it.
-fn reason(layer: Layer, Failure { step, errno, .. }: Failure) -> String {
-    let error = io::Error::from_raw_os_error(errno);
-    let said = format!("step \"{step}\": {error}");
+fn reason(layer: Layer, Failure { step, why, .. }: Failure) -> String {
+    let said = format!("step \"{step}\": {}", io::Error::from(why));
+    let Why::Refused(errno) = why else { return said };
     let advice = match errno {
         libc::EINVAL if matches!(step, Step::PrivateMounts | Step::PivotRoot) => {
             "the root of this process is no mount point, as in a chroot or in an initramfs: an administrator can mount \
