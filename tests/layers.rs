@@ -327,6 +327,38 @@ fn b_08_layers_that_need_others() {
     }
 }
 
+/// B-08, L-10: what could not be found out for want of descriptors is not taken for what the host has not: there is no
+/// worker, and as soon as there is room again, one with all of it.
+#[test]
+fn b_08_l_10_a_want_for_a_moment() {
+    common::alone_with(64, "b_08_l_10_a_want_for_a_moment", || {
+        // One more than the program takes to be found, so that trying out is what fails.
+        let mut all = Vec::new();
+        while let Ok(file) = std::fs::File::open("/dev/null") {
+            all.push(file);
+        }
+        let mut failures = 0;
+        let prepared = loop {
+            match sandbox(Preset::Full).prepare() {
+                Ok(prepared) => break prepared,
+                Err(_) => failures += 1,
+            }
+            all.pop().unwrap();
+        };
+        drop(all);
+        assert!(failures > 2, "{failures}");
+        let seen = Seen::of(&sandbox(Preset::Full));
+        seen.check("after a want of descriptors");
+        let host = Host::probe();
+        let missing = |layer: &Layer| host.layers().any(|(known, state)| known == *layer && state.is_err());
+        let not_there = seen.enforced().layers().filter(|(layer, state)| state.is_err() && !missing(layer)).count();
+        assert_eq!(not_there, 0, "{}", seen.enforced());
+        assert_eq!(prepared.enforced().to_string(), seen.enforced().to_string());
+        assert!(!host.to_string().contains("Too many open files"), "{host}");
+        assert!(!common::is_root() || seen.enforced().has(Layer::User), "{}", seen.enforced());
+    });
+}
+
 /// B-08: asked for beforehand, a full sandbox is one whose report is full, or there is no worker; asked for afterwards,
 /// the answer names what is missing.
 #[test]

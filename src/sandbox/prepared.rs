@@ -55,7 +55,13 @@ struct Inner {
 
 impl Prepared {
     pub(super) fn new(sandbox: &Sandbox) -> Result<Self, SpawnError> {
-        Preparation { sandbox, enforced: Enforced::default() }.prepare().map(|inner| Self(Arc::new(inner)))
+        let prepare = || Preparation { sandbox, enforced: Enforced::default() }.prepare();
+        let short = |source| SpawnError::Prepare {
+            program: sandbox.program.clone(),
+            what: "trying out what this host offers",
+            source,
+        };
+        host::known(prepare, short).map(|inner| Self(Arc::new(inner)))
     }
 
     /// What will hold around each worker: a worker that is started has all of it.
@@ -220,7 +226,9 @@ impl Preparation<'_> {
         let files = Files::of(&program, &sandbox.runtime).map_err(self.failed("opening what it needs"))?;
 
         self.put_up(Layer::Descriptors, || Ok(described_descriptors(sandbox)))?;
-        let described = ids.as_ref().map(|ids| format!("uid {}, gid {}, {}", ids.uid, ids.gid, groups(ids.groups.as_deref().unwrap_or_default())));
+        let described = ids.as_ref().map(|ids| {
+            format!("uid {}, gid {}, {}", ids.uid, ids.gid, groups(ids.groups.as_deref().unwrap_or_default()))
+        });
         let is_another =
             self.put_up(Layer::User, || host::available(Layer::User).map(|_| described.unwrap_or_default()))?;
         ids = match ids.filter(|_| is_another) {
