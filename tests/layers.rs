@@ -331,7 +331,7 @@ fn b_08_layers_that_need_others() {
 /// worker, and as soon as there is room again, one with all of it.
 #[test]
 fn b_08_l_10_a_want_for_a_moment() {
-    common::alone_with(64, "b_08_l_10_a_want_for_a_moment", || {
+    common::alone_with(128, "b_08_l_10_a_want_for_a_moment", || {
         // One more than the program takes to be found, so that trying out is what fails.
         let mut all = Vec::new();
         while let Ok(file) = std::fs::File::open("/dev/null") {
