@@ -80,6 +80,26 @@ fn groups() {
     }
 }
 
+/// B-01: a daemon of root's that has lowered its effective user for a while: the worker is that user, and not root.
+#[test]
+fn b_01_an_effective_user_who_is_not_the_real_one() {
+    common::alone("b_01_an_effective_user_who_is_not_the_real_one", || {
+        if !common::is_root() {
+            eprintln!("SKIPPED b_01_an_effective_user_who_is_not_the_real_one: it takes root to be two users");
+            return;
+        }
+        nix::unistd::setegid(nix::unistd::Gid::from_raw(65534)).unwrap();
+        nix::unistd::seteuid(nix::unistd::Uid::from_raw(65534)).unwrap();
+        let prepared = Sandbox::new("/bin/sleep").arg("1000").preset(Preset::Floor).prepare().unwrap();
+        let (worker, _channel) = prepared.spawn().unwrap();
+        for field in ["Uid", "Gid"] {
+            assert_eq!(common::status(worker.id(), field), ["65534"; 4].join("\t"), "{field}");
+        }
+        // Who may end it is root.
+        nix::unistd::seteuid(nix::unistd::Uid::from_raw(0)).unwrap();
+    });
+}
+
 /// B-01: user 0 and group 0 are refused, and so is another user for a broker that is not root; nothing is run.
 #[test]
 fn b_01_users_that_no_worker_can_be() {
@@ -305,6 +325,38 @@ fn b_08_layers_that_need_others() {
         let said = prepared.enforced().layers().find(|(known, _)| *known == layer).unwrap().1;
         assert!(said.unwrap_err().contains(needed), "{said:?}");
     }
+}
+
+/// B-08, L-10: what could not be found out for want of descriptors is not taken for what the host has not: there is no
+/// worker, and as soon as there is room again, one with all of it.
+#[test]
+fn b_08_l_10_a_want_for_a_moment() {
+    common::alone_with(128, "b_08_l_10_a_want_for_a_moment", || {
+        // One more than the program takes to be found, so that trying out is what fails.
+        let mut all = Vec::new();
+        while let Ok(file) = std::fs::File::open("/dev/null") {
+            all.push(file);
+        }
+        let mut failures = 0;
+        let prepared = loop {
+            match sandbox(Preset::Full).prepare() {
+                Ok(prepared) => break prepared,
+                Err(_) => failures += 1,
+            }
+            all.pop().unwrap();
+        };
+        drop(all);
+        assert!(failures > 2, "{failures}");
+        let seen = Seen::of(&sandbox(Preset::Full));
+        seen.check("after a want of descriptors");
+        let host = Host::probe();
+        let missing = |layer: &Layer| host.layers().any(|(known, state)| known == *layer && state.is_err());
+        let not_there = seen.enforced().layers().filter(|(layer, state)| state.is_err() && !missing(layer)).count();
+        assert_eq!(not_there, 0, "{}", seen.enforced());
+        assert_eq!(prepared.enforced().to_string(), seen.enforced().to_string());
+        assert!(!host.to_string().contains("Too many open files"), "{host}");
+        assert!(!common::is_root() || seen.enforced().has(Layer::User), "{}", seen.enforced());
+    });
 }
 
 /// B-08: asked for beforehand, a full sandbox is one whose report is full, or there is no worker; asked for afterwards,

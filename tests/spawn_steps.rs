@@ -405,9 +405,17 @@ fn killed_at_every_call(preset: Preset) {
                 let result = prepared.spawn();
                 let seen = std::mem::take(&mut *plot.lock().unwrap()).seen;
                 assert_eq!(seen.len(), at + 1, "calls of the dead: {seen:?}");
-                if let Ok((worker, _channel)) = result {
-                    let status = worker.wait_timeout(PATIENCE).unwrap().expect("a worker that is dead");
-                    assert_eq!(status.signal(), Some(libc::SIGKILL), "call {at}, {}", seen[at]);
+                match result {
+                    // Only a program that was executed could be told from that.
+                    Ok((worker, _channel)) => {
+                        assert_eq!(at, calls - 1, "call {}", seen[at]);
+                        let status = worker.wait_timeout(PATIENCE).unwrap().expect("a worker that is dead");
+                        assert_eq!(status.signal(), Some(libc::SIGKILL), "call {at}, {}", seen[at]);
+                    }
+                    Err(SpawnError::Step { source, .. }) => {
+                        assert_eq!(source.to_string(), "killed by signal 9", "call {at}, {}", seen[at]);
+                    }
+                    Err(other) => panic!("{other:?}"),
                 }
                 assert!(has_no_child());
             }

@@ -18,7 +18,9 @@ use std::time::{Duration, Instant};
 
 use common::state::{has_no_child, state};
 use common::{alone, alone_with, is_root};
-use fdbroker::{Broker, Channel, Client, Packet, Policy, Preset, Refusal, Rule, Sandbox, SpawnError, Stdio, Step};
+use fdbroker::{
+    Broker, Channel, Client, Layer, Mode, Packet, Policy, Preset, Refusal, Rule, Sandbox, SpawnError, Stdio, Step,
+};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::{MsgFlags, recv, send};
@@ -101,9 +103,12 @@ fn b_03_several_threads_spawn_at_once() {
     alone("b_03_several_threads_spawn_at_once", || {
         let (_keep, directory) = common::directory();
         let garbage = garbage(&directory);
-        for preset in Preset::ALL {
-            let good = brief().preset(preset).prepare().unwrap();
-            let bad = as_somebody(Sandbox::new(&garbage)).preset(preset).prepare().unwrap();
+        // Who is to die with the process is made by one thread, whoever asks for it.
+        let presets =
+            Preset::ALL.into_iter().flat_map(|preset| [Mode::Off, Mode::IfAvailable].map(|mode| (preset, mode)));
+        for (preset, mode) in presets {
+            let around = |sandbox: Sandbox| sandbox.preset(preset).layer(Layer::DieWithParent, mode).prepare().unwrap();
+            let (good, bad) = (around(brief()), around(as_somebody(Sandbox::new(&garbage))));
             drop(thread::scope(|scope| scope.spawn(|| good.spawn().unwrap()).join()).unwrap());
             let before = state();
             assert!(before["dumpable"].contains("true"), "{}", before["dumpable"]);
@@ -120,7 +125,7 @@ fn b_03_several_threads_spawn_at_once() {
                 }
             });
             wait_for_threads(&before);
-            assert_eq!(state(), before, "{preset}");
+            assert_eq!(state(), before, "{preset}, die with parent: {mode}");
             assert!(has_no_child());
         }
     });
@@ -165,7 +170,8 @@ fn b_05_two_thousand_workers_beside_allocating_threads() {
 
 fn storm() {
     nix::unistd::alarm::set(240);
-    let prepared = brief().prepare().unwrap();
+    // Who is to die with the process would be made by one thread, whoever asks for it.
+    let prepared = brief().layer(Layer::DieWithParent, Mode::Off).prepare().unwrap();
     let (stop, made) = (AtomicBool::new(false), AtomicUsize::new(0));
     thread::scope(|scope| {
         for seed in 0..4 {

@@ -1,5 +1,6 @@
 //! `[broker]` What this host offers, found out by trying: once for each layer.
 
+use std::cell::Cell;
 use std::ffi::CString;
 use std::fmt;
 use std::fs;
@@ -9,7 +10,7 @@ use std::sync::Mutex;
 use nix::unistd::{getegid, geteuid};
 
 use super::{Layer, landlock, user};
-use crate::sys::child::{self, Entity, Failure, Plan, Start, Step};
+use crate::sys::child::{self, Entity, Failure, Plan, Start, Step, Why};
 use crate::sys::process;
 
 /// What this host offers for each layer of a sandbox, to this process: see [`Host::probe`].
@@ -112,15 +113,42 @@ fn tried(layer: Layer) -> Result<(), String> {
     let lock = || TRIED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let known = lock().iter().find(|(known, _)| *known == key).map(|(_, result)| result.clone());
     known.unwrap_or_else(|| {
+        let result = match try_out(layer) {
+            // It says nothing about the host, and is not remembered.
+            Err(Failure { why: Why::Refused(errno), .. }) if is_want(errno) => {
+                WANTED.set(Some(errno));
+                return Err(format!("not found out: {}", io::Error::from_raw_os_error(errno)));
+            }
+            result => result.map_err(|failure| reason(layer, failure)),
+        };
         // Two threads may try it at once, to the same end.
-        let result = try_out(layer);
         lock().push((key, result.clone()));
         result
     })
 }
 
+thread_local! {
+    /// What this thread was short of when it tried something out.
+    static WANTED: Cell<Option<i32>> = const { Cell::new(None) };
+}
+
+/// Does it, and fails if something could not be tried out meanwhile for want of descriptors, processes or memory: what
+/// is "not available" then would be so for a moment only, and a worker without it less than what was asked for.
+pub(super) fn known<T, E>(prepare: impl FnOnce() -> Result<T, E>, short: impl FnOnce(io::Error) -> E) -> Result<T, E> {
+    WANTED.set(None);
+    let prepared = prepare();
+    match WANTED.take() {
+        Some(errno) => Err(short(io::Error::from_raw_os_error(errno))),
+        None => prepared,
+    }
+}
+
+fn is_want(errno: i32) -> bool {
+    matches!(errno, libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE)
+}
+
 /// A child that does what the layer's worker would do, and ends.
-fn try_out(layer: Layer) -> Result<(), String> {
+fn try_out(layer: Layer) -> Result<(), Failure> {
     let mut namespaces = layer.flag().unwrap_or(0);
     let in_user_namespace = layer != Layer::User && !changes_user();
     if in_user_namespace {
@@ -149,7 +177,7 @@ fn try_out(layer: Layer) -> Result<(), String> {
             process::reap(&pidfd, pid);
             Ok(())
         }
-        Err(failure) => Err(reason(layer, failure)),
+        Err(failure) => Err(failure),
     }
 }
 
@@ -166,9 +194,9 @@ pub(super) fn id_maps() -> [String; 2] {
 }
 
 /// What was refused, and who can do what about it.
-fn reason(layer: Layer, Failure { step, errno, .. }: Failure) -> String {
-    let error = io::Error::from_raw_os_error(errno);
-    let said = format!("step \"{step}\": {error}");
+fn reason(layer: Layer, Failure { step, why, .. }: Failure) -> String {
+    let said = format!("step \"{step}\": {}", io::Error::from(why));
+    let Why::Refused(errno) = why else { return said };
     let advice = match errno {
         libc::EINVAL if matches!(step, Step::PrivateMounts | Step::PivotRoot) => {
             "the root of this process is no mount point, as in a chroot or in an initramfs: an administrator can mount \

@@ -55,7 +55,13 @@ struct Inner {
 
 impl Prepared {
     pub(super) fn new(sandbox: &Sandbox) -> Result<Self, SpawnError> {
-        Preparation { sandbox, enforced: Enforced::default() }.prepare().map(|inner| Self(Arc::new(inner)))
+        let prepare = || Preparation { sandbox, enforced: Enforced::default() }.prepare();
+        let short = |source| SpawnError::Prepare {
+            program: sandbox.program.clone(),
+            what: "trying out what this host offers",
+            source,
+        };
+        host::known(prepare, short).map(|inner| Self(Arc::new(inner)))
     }
 
     /// What will hold around each worker: a worker that is started has all of it.
@@ -175,7 +181,7 @@ impl Inner {
         SpawnError::Prepare { program: self.program.clone(), what, source }
     }
 
-    fn failed_step(&self, child::Failure { step, errno, which }: child::Failure) -> SpawnError {
+    fn failed_step(&self, child::Failure { step, why, which }: child::Failure) -> SpawnError {
         let about = match step {
             Step::Bind => {
                 let entity = self.plan.root.as_ref().and_then(|root| root.get(which));
@@ -185,8 +191,7 @@ impl Inner {
             Step::WorkingDirectory => Some(self.plan.working_directory.to_string_lossy().into_owned()),
             _ => None,
         };
-        let source = io::Error::from_raw_os_error(errno);
-        SpawnError::Step { program: self.program.clone(), step, about, source }
+        SpawnError::Step { program: self.program.clone(), step, about, source: why.into() }
     }
 }
 
@@ -221,10 +226,15 @@ impl Preparation<'_> {
         let files = Files::of(&program, &sandbox.runtime).map_err(self.failed("opening what it needs"))?;
 
         self.put_up(Layer::Descriptors, || Ok(described_descriptors(sandbox)))?;
-        let described = ids.as_ref().map(|ids| format!("uid {}, gid {}, {}", ids.uid, ids.gid, groups(&ids.groups)));
+        let described = ids.as_ref().map(|ids| {
+            format!("uid {}, gid {}, {}", ids.uid, ids.gid, groups(ids.groups.as_deref().unwrap_or_default()))
+        });
         let is_another =
             self.put_up(Layer::User, || host::available(Layer::User).map(|_| described.unwrap_or_default()))?;
-        ids = ids.filter(|_| is_another);
+        ids = match ids.filter(|_| is_another) {
+            None => user::own_if_mixed().map_err(self.failed("getresuid"))?,
+            another => another,
+        };
         let namespaces = self.namespaces()?;
         if !is_another && geteuid().is_root() && namespaces & Layer::UserNamespace.flag().unwrap_or(0) == 0 {
             let reason = "a worker is never user 0: it is another, or in a user namespace of its own";

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use nix::unistd::{Uid, User};
+use nix::unistd::{Uid, User, getresgid, getresuid};
 
 use super::{Layer, host};
 use crate::sys::child::Ids;
@@ -34,11 +34,22 @@ pub(super) fn ids(run_as: Option<&RunAs>, groups: &[u32]) -> io::Result<Option<I
     if Uid::from_raw(uid).is_root() || gid == 0 || groups.contains(&0) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "a worker is never user 0, and never in group 0"));
     }
-    Ok(Some(Ids { uid, gid, groups: groups.to_vec() }))
+    Ok(Some(Ids { uid, gid, groups: Some(groups.to_vec()) }))
+}
+
+/// The effective user of this process, if that is not its real and saved one as well. With no_new_privs, exec makes the
+/// real user the effective one: a daemon of root's that has lowered its effective user for a while would start workers of
+/// user 0.
+pub(super) fn own_if_mixed() -> io::Result<Option<Ids>> {
+    let (user, group) = (getresuid()?, getresgid()?);
+    let is_one = user.real == user.effective && user.saved == user.effective;
+    let is_one_group = group.real == group.effective && group.saved == group.effective;
+    let ids = Ids { uid: user.effective.as_raw(), gid: group.effective.as_raw(), groups: None };
+    Ok((!is_one || !is_one_group).then_some(ids))
 }
 
 pub(super) fn nobody() -> Ids {
-    Ids { uid: NOBODY.0, gid: NOBODY.1, groups: Vec::new() }
+    Ids { uid: NOBODY.0, gid: NOBODY.1, groups: Some(Vec::new()) }
 }
 
 fn named(name: &str) -> io::Result<(u32, u32)> {

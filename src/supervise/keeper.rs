@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::bell::wait_for;
+use super::bell::{moment_after, wait_for};
 use super::life::Life;
 use super::orders::Desk;
 use super::restarts::{Next, Restarts};
@@ -114,7 +114,7 @@ impl Keeper {
             orders.signals.into_iter().for_each(|signal| pass_on(&life, signal));
             let wanted = match (orders.stop_by, orders.restart) {
                 (Some(by), _) => Some((Why::Stop, by)),
-                (None, true) => Some((Why::Restart, Instant::now() + self.stop_timeout)),
+                (None, true) => Some((Why::Restart, moment_after(Instant::now(), self.stop_timeout))),
                 (None, false) => None,
             };
             if let Some((wanted, by)) = wanted {
@@ -147,7 +147,7 @@ impl Keeper {
     /// Between two lives.
     fn pause(&self, delay: Duration) -> Why {
         self.tell(&Event::Restarting { delay });
-        let over = Instant::now() + delay;
+        let over = moment_after(Instant::now(), delay);
         loop {
             let wanted = self.wanted();
             if wanted != Why::ItsOwn || Instant::now() >= over {

@@ -4,7 +4,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Outcome;
-use super::bell::Bell;
+use super::bell::{Bell, moment_after};
 
 /// Shared by the supervisor's thread and those who give orders.
 #[derive(Debug)]
@@ -39,9 +39,7 @@ impl Desk {
 
     /// Of several, the earliest moment counts.
     pub(super) fn order_stop(&self, timeout: Duration) {
-        // Far in the future, where it cannot be said.
-        let now = Instant::now();
-        let by = now.checked_add(timeout).unwrap_or(now + Duration::from_secs(u32::MAX.into()));
+        let by = moment_after(Instant::now(), timeout);
         self.order(|orders| orders.stop_by = Some(orders.stop_by.map_or(by, |earlier| earlier.min(by))));
     }
 

@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::bell::moment_after;
+
 /// When a worker that has ended is started once more (as `Restart=` of systemd.service(5)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
@@ -69,7 +71,7 @@ impl Restarts {
         }
         let pause = self.pause();
         self.pauses = self.pauses.saturating_add(1);
-        if self.is_one_too_many(now + pause) { Next::GiveUp } else { Next::StartAfter(pause) }
+        if self.is_one_too_many(moment_after(now, pause)) { Next::GiveUp } else { Next::StartAfter(pause) }
     }
 
     /// As if it had never failed: somebody has looked after it.
@@ -131,6 +133,15 @@ mod tests {
         for _ in 0..100 {
             assert_eq!(pauses(), 1000);
         }
+    }
+
+    /// "For ever" is a pause as others are.
+    #[test]
+    fn a_pause_beyond_all_clocks() {
+        let mut restarts = Restarts::new();
+        restarts.backoff = (Duration::MAX, Duration::MAX);
+        restarts.started(Instant::now());
+        assert_eq!(restarts.after(true, Duration::ZERO, Instant::now()), Next::StartAfter(Duration::MAX));
     }
 
     #[test]

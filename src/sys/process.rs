@@ -50,9 +50,12 @@ pub(crate) fn try_reap(pidfd: BorrowedFd<'_>, pid: libc::pid_t) -> io::Result<Op
     Ok(Some(Exit { status: ExitStatus::from_raw(status), user_time, system_time }))
 }
 
-/// Waits for a child that is ending.
-pub(crate) fn reap(pidfd: &OwnedFd, pid: libc::pid_t) {
-    while let Ok(None) = try_reap(pidfd.as_fd(), pid) {
+/// Waits for a child that is ending. Nothing, if somebody else has taken its status.
+pub(crate) fn reap(pidfd: &OwnedFd, pid: libc::pid_t) -> Option<Exit> {
+    loop {
+        if let Some(exit) = try_reap(pidfd.as_fd(), pid).transpose() {
+            return exit.ok();
+        }
         let _ = nix::poll::poll(
             &mut [nix::poll::PollFd::new(pidfd.as_fd(), nix::poll::PollFlags::POLLIN)],
             nix::poll::PollTimeout::NONE,

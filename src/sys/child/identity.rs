@@ -12,14 +12,16 @@ use crate::sys::call::Errno;
 pub(crate) struct Ids {
     pub(crate) uid: libc::uid_t,
     pub(crate) gid: libc::gid_t,
-    /// Supplementary ones.
-    pub(crate) groups: Vec<libc::gid_t>,
+    /// Supplementary ones; none: as they are.
+    pub(crate) groups: Option<Vec<libc::gid_t>>,
 }
 
 /// Becomes the user. `begin` is told of each step.
 pub(super) fn become_user(ids: &Ids, begin: impl Fn(Step)) -> Result<(), Errno> {
-    begin(Step::Groups);
-    calls::setgroups(&ids.groups)?;
+    if let Some(groups) = &ids.groups {
+        begin(Step::Groups);
+        calls::setgroups(groups)?;
+    }
     begin(Step::Gid);
     calls::setresgid(ids.gid)?;
     begin(Step::Uid);

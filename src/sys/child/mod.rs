@@ -27,7 +27,9 @@ pub use step::Step;
 
 use std::convert::Infallible;
 use std::ffi::{CString, c_void};
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::process::ExitStatusExt;
 use std::sync::atomic::{AtomicI32, AtomicU8, AtomicUsize, Ordering};
 
 use super::call::Errno;
@@ -79,9 +81,31 @@ pub(crate) struct Start<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Failure {
     pub(crate) step: Step,
-    pub(crate) errno: i32,
+    pub(crate) why: Why,
     /// Of a step that is taken several times, which one.
     pub(crate) which: usize,
+}
+
+/// What came in the way of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// The kernel refused it, with this errno.
+    Refused(i32),
+    /// The child was killed while it took it: by this signal, if that is known. A filter around this process does so.
+    Killed(Option<i32>),
+}
+
+impl From<Why> for io::Error {
+    fn from(why: Why) -> Self {
+        match why {
+            Why::Refused(errno) => Self::from_raw_os_error(errno),
+            Why::Killed(Some(libc::SIGSYS)) => {
+                Self::other("killed (SIGSYS): a filter around this process kills who takes this step")
+            }
+            Why::Killed(Some(signal)) => Self::other(format!("killed by signal {signal}")),
+            Why::Killed(None) => Self::other("killed"),
+        }
+    }
 }
 
 /// Makes the child and waits until it has executed its program, or has come to its end in a plan without one. The
@@ -89,7 +113,7 @@ pub(crate) struct Failure {
 ///
 /// If a step fails, the child is gone and has been waited for.
 pub(crate) fn spawn(start: &Start<'_>) -> Result<(libc::pid_t, OwnedFd), Failure> {
-    let failed = |step, Errno(errno)| Failure { step, errno, which: 0 };
+    let failed = |step, Errno(errno)| Failure { step, why: Why::Refused(errno), which: 0 };
     let report = Report::default();
     let order = Order { start, report: &report, parent: std::process::id() };
     let entry = Entry { run: begin, argument: (&raw const order).cast_mut().cast() };
@@ -103,14 +127,17 @@ pub(crate) fn spawn(start: &Start<'_>) -> Result<(libc::pid_t, OwnedFd), Failure
     let _ = signals::set_mask(mask);
     drop(dumpable);
     let (pid, pidfd) = made.map_err(|errno| failed(Step::Clone, errno))?;
-    match report.failure() {
-        None => Ok((pid, pidfd)),
-        Some(failure) => {
-            process::reap(&pidfd, pid);
-            Err(failure)
-        }
-    }
+    let Some((step, which)) = report.unfinished() else { return Ok((pid, pidfd)) };
+    let exit = process::reap(&pidfd, pid);
+    let why = match report.errno.load(Ordering::Relaxed) {
+        0 => Why::Killed(exit.and_then(|exit| exit.status.signal())),
+        errno => Why::Refused(errno),
+    };
+    Err(Failure { step, why, which })
 }
+
+/// Beyond the last step, of a plan without a program.
+const DONE: u8 = u8::MAX;
 
 /// How far the child has come. It writes, and its parent reads when the child has left this memory.
 #[derive(Default)]
@@ -121,11 +148,16 @@ struct Report {
 }
 
 impl Report {
-    fn failure(&self) -> Option<Failure> {
-        let errno = Some(self.errno.load(Ordering::Acquire)).filter(|errno| *errno != 0)?;
+    /// The step that failed, or in which the child was killed. The last one is different: who is in it and reports
+    /// nothing has executed the program (or was killed by the kernel when there was no way back from that).
+    fn unfinished(&self) -> Option<(Step, usize)> {
+        let failed = self.errno.load(Ordering::Acquire) != 0;
         let number = self.step.load(Ordering::Relaxed);
-        let step = Step::ALL.into_iter().find(|step| *step as u8 == number)?;
-        Some(Failure { step, errno, which: self.which.load(Ordering::Relaxed) })
+        if number == DONE || (number == Step::Exec as u8 && !failed) {
+            return None;
+        }
+        let step = Step::ALL.into_iter().find(|step| *step as u8 == number).unwrap_or(Step::Clone);
+        Some((step, self.which.load(Ordering::Relaxed)))
     }
 }
 
@@ -212,7 +244,10 @@ impl Order<'_> {
                 self.begin(Step::Exec);
                 image.execute(self.start.token)
             }
-            None => calls::exit(0),
+            None => {
+                self.report.step.store(DONE, Ordering::Release);
+                calls::exit(0)
+            }
         }
     }
 
