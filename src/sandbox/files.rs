@@ -1,11 +1,16 @@
 //! `[broker -> worker]` The files that a program needs to get going: the loader and the system's libraries of a
 //! dynamically linked one, the interpreter of a script, and what the sandbox was told.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
+use std::iter;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use super::program::{Kind, Program, open_path};
+use crate::sys::process;
 
 /// One that the worker may read, by its path, which holds no symbolic link.
 #[derive(Debug)]
@@ -14,6 +19,8 @@ pub(super) struct Needed {
     /// O_PATH.
     pub(super) file: File,
     pub(super) is_directory: bool,
+    /// A character device.
+    pub(super) is_device: bool,
     /// Whether it may be executed as well, or what is in it.
     pub(super) executable: bool,
 }
@@ -62,6 +69,16 @@ impl Files {
         Ok(files)
     }
 
+    /// Whether the program, or what may be executed in its place, has file capabilities.
+    pub(super) fn have_capabilities(&self, program: &Program) -> bool {
+        let executable = self.needed.iter().filter(|needed| needed.executable && !needed.is_directory);
+        iter::once(&program.file).chain(executable.map(|needed| &needed.file)).any(|file| {
+            // By the file that was opened; O_PATH descriptors are not to be asked themselves.
+            let path = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()));
+            path.is_ok_and(|path| process::has_capabilities(&path))
+        })
+    }
+
     /// What the kernel starts in the program's place.
     fn add_interpreter(&mut self, kind: &Kind) -> io::Result<Option<Program>> {
         let path = match kind {
@@ -98,13 +115,14 @@ impl Files {
         let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
         let real = path.canonicalize().map_err(named)?;
         let file = open_path(&real).map_err(named)?;
-        let is_directory = file.metadata().map_err(named)?.is_dir();
+        let kind = file.metadata().map_err(named)?.file_type();
+        let (is_directory, is_device) = (kind.is_dir(), kind.is_char_device());
         if real != path && path.is_absolute() {
             self.links.push((path.to_owned(), real.clone()));
         }
         match self.needed.iter_mut().find(|known| known.path == real) {
             Some(known) => known.executable |= executable,
-            None => self.needed.push(Needed { path: real, file, is_directory, executable }),
+            None => self.needed.push(Needed { path: real, file, is_directory, is_device, executable }),
         }
         Ok(())
     }

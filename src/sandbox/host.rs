@@ -184,7 +184,7 @@ fn try_out(layer: Layer) -> Result<(), Failure> {
 /// A root with something in it: a host may refuse that alone.
 fn one_bind() -> Vec<Entity> {
     let (path, source) = (CString::from(c"host"), CString::from(c"/"));
-    vec![Entity::Directory(path.clone()), Entity::Bind { path, source }]
+    vec![Entity::Directory(path.clone()), Entity::Bind { path, source, is_device: false }]
 }
 
 /// In its own user namespace the worker is the user that it is outside.

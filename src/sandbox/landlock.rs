@@ -30,19 +30,23 @@ pub(super) fn abi() -> Result<u32, String> {
 pub(super) const SCOPES_SIGNALS: u32 = 6;
 
 /// Everything is refused but to execute `program`, and to read and execute what it needs; and TCP, unless it `has_tcp`.
-pub(super) fn for_start(program: &File, files: &Files, has_tcp: bool) -> io::Result<Option<OwnedFd>> {
+pub(super) fn for_start(program: &File, files: &Files, has_tcp: bool) -> io::Result<OwnedFd> {
     let read_tree = make_bitflags!(AccessFs::{ReadFile | ReadDir});
     let read = BitFlags::from(AccessFs::ReadFile);
     let nothing = if has_tcp { nothing_but_tcp().and_then(Ruleset::create) } else { nothing() };
     let mut ruleset = nothing.and_then(|nothing| nothing.add_rule(PathBeneath::new(program, read | AccessFs::Execute)));
     for needed in &files.needed {
         let mut access = if needed.is_directory { read_tree } else { read };
-        if needed.executable {
+        if needed.is_device {
+            access |= AccessFs::WriteFile;
+        } else if needed.executable {
             access |= AccessFs::Execute;
         }
         ruleset = ruleset.and_then(|ruleset| ruleset.add_rule(PathBeneath::new(&needed.file, access)));
     }
-    ruleset.map(Option::from).map_err(io::Error::other)
+    let ruleset: Option<OwnedFd> = ruleset.map(Option::from).map_err(io::Error::other)?;
+    // It was asked for its ABI before.
+    ruleset.ok_or_else(|| io::Error::other("the kernel has Landlock, but gave no ruleset"))
 }
 
 /// Everything that Landlock can refuse is refused.

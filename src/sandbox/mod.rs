@@ -88,7 +88,9 @@ pub struct Sandbox {
 impl Sandbox {
     /// The program at this path, which is not looked for in PATH. Statically linked ones need no other file; of those
     /// that are dynamically linked, the loader and the system's libraries are there for them, and for scripts, the
-    /// interpreter is. What else a program needs to get going, say with [`runtime`](Self::runtime).
+    /// interpreter is. (That of `#!/usr/bin/env python3` is `env`, which executes another program: that takes
+    /// [`Word::Exec`] and [`runtime`](Self::runtime); write `#!/usr/bin/python3`.) What else a program needs to get going,
+    /// say with [`runtime`](Self::runtime).
     pub fn new(program: impl Into<PathBuf>) -> Self {
         let words = [Word::Threads, Word::Load, Word::Sockets, Word::Code];
         Self {
@@ -191,7 +193,8 @@ impl Sandbox {
 
     /// Calls `log` with each line that the worker writes to a descriptor that is [`Stdio::Log`]; standard output and
     /// error are from here on. It is called on a thread for each of them, which ends when nobody can write there any
-    /// more: that can be a little after the worker's end.
+    /// more, or when the worker has ended and what was written by then is read: that can be a little after the worker's
+    /// end. If it panics, that thread ends, and the worker writes into a closed pipe.
     #[must_use]
     pub fn log(mut self, log: impl Fn(&Line<'_>) + Send + Sync + 'static) -> Self {
         self.log = Some(Arc::new(log));
@@ -219,7 +222,8 @@ impl Sandbox {
         self
     }
 
-    /// Its supplementary groups, by number: none, unless said. Only root can ask for it.
+    /// Its supplementary groups, by number: none, unless said. Only root can ask for it; the worker of another broker has
+    /// that broker's.
     #[must_use]
     pub fn groups(mut self, groups: impl IntoIterator<Item = u32>) -> Self {
         self.groups = groups.into_iter().collect();
@@ -273,7 +277,7 @@ impl Sandbox {
 
     /// A file or directory that the program needs to get going, beyond its own file and the system's libraries: it may
     /// read and execute what is there, which is in its root at the same path. For interpreters, and libraries at unusual
-    /// places. It must be there.
+    /// places. It must be there. Of devices, such as `/dev/null`, it may read and write.
     #[must_use]
     pub fn runtime(mut self, path: impl Into<PathBuf>) -> Self {
         self.runtime.push(path.into());
@@ -304,7 +308,8 @@ impl Sandbox {
         Prepared::new(self)
     }
 
-    /// Starts it. The channel is the broker's end, to be given to [`Broker::serve`](crate::Broker::serve).
+    /// Starts it, as [`Prepared::spawn`] does, which says more. The channel is the broker's end, to be given to
+    /// [`Broker::serve`](crate::Broker::serve).
     ///
     /// # Errors
     /// [`SpawnError`], with the step that failed. No process is left.

@@ -27,8 +27,10 @@ use crate::sys::child::{self, Filter, Image, Plan, Start, Step};
 use crate::sys::process;
 
 /// Everything that is the same for each worker of a [`Sandbox`], opened, compiled and looked up: restarting one costs no
-/// more than the process itself. `Clone` is cheap. The files are those that were opened: a program that is replaced
-/// afterwards is not the one that runs.
+/// more than the process itself. `Clone` is cheap. The program is the file that was opened: one that is put
+/// in its place afterwards is not the one that runs. A script and an interpreter, a loader and what is bound into the
+/// worker's root are found by their paths at each start; Landlock allows those that were opened and no others, so after
+/// they have been replaced, as by a package's upgrade, prepare anew.
 #[derive(Clone)]
 pub struct Prepared(Arc<Inner>);
 
@@ -74,8 +76,8 @@ impl Prepared {
     ///
     /// It can be called by any thread of a process that has many: it waits until the program is executed, which takes
     /// no copy of the process's memory. If [`Layer::DieWithParent`] holds and the caller is not the main thread, a
-    /// thread of the library's own does it, which lives as long as the process: what restricts the calling thread alone
-    /// (Landlock, a filter, capabilities) does not restrict that.
+    /// thread of the library's own does it, which lives as long as the process and is as restricted (by Landlock, a filter,
+    /// capabilities) as the caller that first needed it was, not as this one is.
     ///
     /// # Errors
     /// [`SpawnError`], with the step that failed. No process is left, and no descriptor.
@@ -135,7 +137,8 @@ impl Inner {
         }
         for (number, stream) in logs {
             if let Some(log) = &self.log {
-                stdio::follow(stream, worker.id(), number, Arc::clone(log))
+                let pidfd = worker.as_fd().try_clone_to_owned().map_err(failed("fcntl(F_DUPFD_CLOEXEC)"))?;
+                stdio::follow(stream, worker.id(), pidfd, number, Arc::clone(log))
                     .map_err(failed("starting the thread that reads its output"))?;
             }
         }
@@ -252,7 +255,14 @@ impl Preparation<'_> {
         })?;
         let no_new_privs = self.put_up(Layer::NoNewPrivs, || Ok("set".to_owned()))?;
         let limits = self.limits()?;
-        let die_with_parent = self.put_up(Layer::DieWithParent, || Ok("SIGKILL at the broker's end".to_owned()))?;
+        // The kernel forgets the signal at the exec of a program that has capabilities of its own, though it gets none;
+        // not of one that is of another mount namespace, nor without a bounding set.
+        let forgets = namespaces & Layer::MountNamespace.flag().unwrap_or(0) == 0 && !bounding_set;
+        let has_capabilities = forgets && files.have_capabilities(&program);
+        let die_with_parent = self.put_up(Layer::DieWithParent, || match has_capabilities {
+            true => Err("the program has file capabilities, at whose exec the kernel forgets it".to_owned()),
+            false => Ok("SIGKILL at the broker's end".to_owned()),
+        })?;
         let abi = landlock::abi();
         let has_landlock = self.put_up(Layer::Landlock, || {
             abi.as_ref().map(|abi| format!("ABI {abi}, the program and what it needs only")).map_err(Clone::clone)
@@ -260,7 +270,8 @@ impl Preparation<'_> {
         // In a network of its own, the worker reaches nobody by it but itself.
         let has_tcp = self.sandbox.words.has(Word::Network) && self.enforced.has(Layer::NetworkNamespace);
         let landlock = match has_landlock {
-            true => landlock::for_start(&program.file, &files, has_tcp)
+            true => Some(landlock::for_start(&program.file, &files, has_tcp))
+                .transpose()
                 .map_err(self.failed("making the Landlock ruleset"))?,
             false => None,
         };

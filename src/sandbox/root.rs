@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::files::Files;
+use super::files::{Files, Needed};
 use crate::sys::child::Entity;
 
 /// The files, each at its own path, with the directories above them: in an order in which they can be made.
@@ -15,7 +15,7 @@ pub(super) fn entities(files: &Files) -> io::Result<Vec<Entity>> {
     let mut needed: Vec<_> = files.needed.iter().collect();
     needed.sort_by(|one, other| one.path.cmp(&other.path));
     for needed in needed {
-        root.bind(&needed.path, needed.is_directory)?;
+        root.bind(needed)?;
     }
     let mut links: Vec<_> = files.links.iter().collect();
     links.sort();
@@ -34,14 +34,16 @@ struct Root {
 }
 
 impl Root {
-    fn bind(&mut self, path: &Path, is_directory: bool) -> io::Result<()> {
+    fn bind(&mut self, needed: &Needed) -> io::Result<()> {
+        let path = &needed.path;
         if self.is_there(path) {
             return Ok(());
         }
         self.make_above(path)?;
         let place = inside(path)?;
-        self.entities.push(if is_directory { Entity::Directory(place) } else { Entity::File(place) });
-        self.entities.push(Entity::Bind { path: inside(path)?, source: CString::new(path.as_os_str().as_bytes())? });
+        self.entities.push(if needed.is_directory { Entity::Directory(place) } else { Entity::File(place) });
+        let source = CString::new(path.as_os_str().as_bytes())?;
+        self.entities.push(Entity::Bind { path: inside(path)?, source, is_device: needed.is_device });
         self.trees.push(path.to_owned());
         Ok(())
     }

@@ -1,13 +1,15 @@
 //! `[broker -> worker]` Where a worker's standard descriptors lead.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::pipe2;
 
 /// Where a standard descriptor of a worker leads.
@@ -158,8 +160,10 @@ impl Line<'_> {
 impl std::fmt::Display for Line<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         use std::fmt::Write;
-        String::from_utf8_lossy(self.bytes).chars().try_for_each(|character| {
-            if character.is_control() { write!(f, "{}", character.escape_default()) } else { f.write_char(character) }
+        String::from_utf8_lossy(self.bytes).chars().try_for_each(|character| match character {
+            '\'' | '"' => f.write_char(character),
+            // Controls, what turns the direction of text, and the backslash that would otherwise look like an escape.
+            other => write!(f, "{}", other.escape_debug()),
         })
     }
 }
@@ -167,17 +171,39 @@ impl std::fmt::Display for Line<'_> {
 /// Takes the lines that workers write.
 pub(super) type Log = Arc<dyn Fn(&Line<'_>) + Send + Sync>;
 
-/// Reads one of a worker's streams until nobody has its other end any more.
-pub(super) fn follow(stream: OwnedFd, worker: u32, number: RawFd, log: Log) -> io::Result<JoinHandle<()>> {
+/// Reads one of a worker's streams until nobody has its other end any more, or the worker has ended and what was written
+/// by then is read: who else holds the end does not keep the thread.
+pub(super) fn follow(
+    stream: OwnedFd,
+    worker: u32,
+    pidfd: OwnedFd,
+    number: RawFd,
+    log: Log,
+) -> io::Result<JoinHandle<()>> {
     Builder::new().name("log".to_owned()).spawn(move || {
-        let mut reader = BufReader::with_capacity(Line::MAX, File::from(stream));
+        let mut stream = File::from(stream);
         let mut line = Vec::with_capacity(Line::MAX);
         let say = |line: &mut Vec<u8>| {
             log(&Line { worker, stream: number, bytes: line });
             line.clear();
         };
         let mut buffer = [0; Line::MAX];
-        while let Ok(read @ 1..) = reader.read(&mut buffer) {
+        // As much as a pipe holds by default, and more than that only from who goes on writing.
+        let mut after_the_end: usize = 1 << 16;
+        while after_the_end > 0 {
+            let mut waited = [stream.as_fd(), pidfd.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+            let ready = poll(&mut waited, PollTimeout::NONE);
+            let [there, ended] = waited.map(|fd| fd.revents().is_some_and(|events| !events.is_empty()));
+            match ready {
+                Err(Errno::EINTR) => continue,
+                Ok(_) if there => {}
+                // It has ended, and there is nothing left.
+                _ => break,
+            }
+            let Ok(read @ 1..) = stream.read(&mut buffer) else { break };
+            if ended {
+                after_the_end = after_the_end.saturating_sub(read);
+            }
             for &byte in buffer.get(..read).unwrap_or_default() {
                 if byte == b'\n' || line.len() == Line::MAX {
                     say(&mut line);

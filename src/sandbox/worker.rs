@@ -36,7 +36,6 @@ pub struct Worker {
 }
 
 /// How a worker ended.
-#[allow(dead_code, reason = "the reasons of deaths read them")]
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ended {
     pub(super) status: ExitStatus,
@@ -88,30 +87,27 @@ impl Worker {
         Ok(())
     }
 
-    /// Kills it when its filter's listener is asked, and remembers for which system call.
+    /// Kills it, and the process that asks, when its filter's listener is asked, and remembers for which system call.
     pub(super) fn watch(&self, listener: OwnedFd) -> io::Result<()> {
         let (pidfd, refused) = (self.pidfd.try_clone()?, Arc::clone(&self.refused));
+        // Until nobody has the filter any more: processes that the worker has made have it, too.
         let watch = move || {
             loop {
-                let mut waited = [listener.as_fd(), pidfd.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+                let mut waited = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
                 let ready = poll(&mut waited, PollTimeout::NONE);
-                let [listener_says, pidfd_says] = waited.map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
-                // Not by POLLHUP, which says that nobody has the filter any more, and goes on saying it.
-                let asks = listener_says.contains(PollFlags::POLLIN);
-                let ended = !listener_says.is_empty() || !pidfd_says.is_empty();
+                let asks = waited[0].revents().is_some_and(|events| events.contains(PollFlags::POLLIN));
                 match (ready, asks) {
                     (Err(Errno::EINTR), _) => {}
                     (Ok(_), true) => match notify::next(&listener) {
                         Ok(None) => {}
-                        Ok(Some(number)) => {
-                            let _ = refused.compare_exchange(NONE, number, Ordering::AcqRel, Ordering::Acquire);
+                        Ok(Some(asked)) => {
+                            let _ = refused.compare_exchange(NONE, asked.number, Ordering::AcqRel, Ordering::Acquire);
                             let _ = process::send_signal(pidfd.as_fd(), libc::SIGKILL);
-                            return;
+                            asked.kill(&listener);
                         }
-                        // Nobody has the filter any more.
                         Err(_) => return,
                     },
-                    (Ok(_), false) if !ended => {}
+                    // POLLHUP.
                     _ => return,
                 }
             }

@@ -26,6 +26,7 @@ use nix::sys::signal::Signal;
 use crate::broker::Broker;
 use crate::policy::Policy;
 use crate::sandbox::Prepared;
+use crate::sys::process;
 use bell::Bell;
 use keeper::Keeper;
 use orders::Desk;
@@ -157,8 +158,14 @@ impl Supervisor {
     /// Starts a thread that starts the worker. What becomes of that, the events tell.
     ///
     /// # Errors
-    /// Of eventfd(2), or the thread could not be started.
+    /// Of eventfd(2), or the thread could not be started. [`io::ErrorKind::Unsupported`]: this process ignores SIGCHLD
+    /// (SIG_IGN or SA_NOCLDWAIT), so that nobody can know how a worker ended.
     pub fn start(self) -> io::Result<Supervision> {
+        if process::ignores_children() {
+            let ignored =
+                "SIGCHLD is ignored here, so the kernel tells nobody how a child ended: set it to its default";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, ignored));
+        }
         let desk = Arc::new(Desk::new(Bell::new()?));
         let Self { prepared, make_policy, broker, name, restarts, ready_within, stop_timeout, on_event } = self;
         let desk_there = desk.clone();

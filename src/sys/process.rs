@@ -73,14 +73,42 @@ pub(crate) fn send_signal(pidfd: BorrowedFd<'_>, signal: libc::c_int) -> io::Res
 
 /// A pidfd of this process.
 pub(crate) fn this() -> io::Result<OwnedFd> {
+    pidfd(std::process::id())
+}
+
+/// A pidfd of the process that has this number now, or of the one that has a thread of this number.
+pub(crate) fn pidfd(process: u32) -> io::Result<OwnedFd> {
     use std::os::fd::FromRawFd;
-    // SAFETY: takes numbers.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, std::process::id(), 0) };
-    match i32::try_from(fd) {
-        // SAFETY: a new descriptor that nobody else knows.
-        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-        _ => Err(io::Error::last_os_error()),
-    }
+    let open = |flags: libc::c_uint| {
+        // SAFETY: takes numbers.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, process, flags) };
+        i32::try_from(fd).ok().filter(|fd| *fd >= 0).ok_or_else(io::Error::last_os_error)
+    };
+    // Of a thread that is not its process's first, a pidfd has to be asked for by name (Linux 6.9); a signal to it goes
+    // to the whole process then.
+    let fd = open(0).or_else(|_| open(PIDFD_THREAD))?;
+    // SAFETY: a new descriptor that nobody else knows.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// O_EXCL (linux/pidfd.h).
+const PIDFD_THREAD: libc::c_uint = libc::O_EXCL as libc::c_uint;
+
+/// Whether the kernel keeps no exit status for this process's children, because it ignores SIGCHLD (SIG_IGN, or
+/// SA_NOCLDWAIT).
+pub(crate) fn ignores_children() -> bool {
+    // SAFETY: integers and pointers, of which all may be zero.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: asks only, and the C library writes one struct.
+    unsafe { libc::sigaction(libc::SIGCHLD, std::ptr::null(), &raw mut action) };
+    action.sa_sigaction == libc::SIG_IGN || action.sa_flags & libc::SA_NOCLDWAIT != 0
+}
+
+/// Whether the file has capabilities of its own (the attribute `security.capability`): executing it can do more than
+/// executing another.
+pub(crate) fn has_capabilities(path: &std::ffi::CStr) -> bool {
+    // SAFETY: two strings with their NUL, and no room for an answer, of which the length is asked.
+    unsafe { libc::getxattr(path.as_ptr(), c"security.capability".as_ptr(), std::ptr::null_mut(), 0) > 0 }
 }
 
 /// How many capabilities this kernel knows. Asked once.

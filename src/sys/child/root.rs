@@ -20,6 +20,8 @@ pub(crate) enum Entity {
     Bind {
         path: CString,
         source: CString,
+        /// Whether it is a character device, which can then be used.
+        is_device: bool,
     },
 }
 
@@ -66,9 +68,10 @@ fn put(top: RawFd, entity: &Entity) -> Result<(), Errno> {
         Entity::Directory(path) => calls::mkdir(top, path, 0o755),
         Entity::File(path) => calls::make_file(top, path, 0o444),
         Entity::Link { path, target } => calls::symlink(target, top, path),
-        Entity::Bind { path, source } => {
+        Entity::Bind { path, source, is_device } => {
             let tree = calls::open_tree(source)?;
-            let attributes = Attributes::READ_ONLY.and(Attributes::NO_SUID).and(Attributes::NO_DEVICES);
+            let attributes = Attributes::READ_ONLY.and(Attributes::NO_SUID);
+            let attributes = if *is_device { attributes } else { attributes.and(Attributes::NO_DEVICES) };
             calls::restrict_mount(tree, attributes)?;
             calls::move_mount(tree, Some(top), path)?;
             calls::close(tree)

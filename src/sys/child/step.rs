@@ -9,7 +9,8 @@ use std::fmt;
 pub enum Step {
     /// The process with its namespaces: clone3(2).
     Clone = 1,
-    /// What was ignored is not, and no handler of the parent's is left: rt_sigaction(2).
+    /// SIGPIPE is not ignored, as Rust does it, and no handler of the parent's is left: rt_sigaction(2). What else the
+    /// parent ignores, the worker does, as after nohup(1).
     Signals,
     /// The user and group as which it appears in its user namespace: /proc/self/uid_map and gid_map.
     IdMaps,
