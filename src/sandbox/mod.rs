@@ -10,6 +10,7 @@ mod layer;
 mod limit;
 mod lockdown;
 mod oom;
+mod preparation;
 mod prepared;
 mod program;
 mod root;
