@@ -235,9 +235,11 @@ fn b_10_the_log_has_every_line() {
 fn b_10_a_line_as_text() {
     let shown = |bytes: &[u8]| Line { worker: 1, stream: 1, bytes }.to_string();
     assert_eq!(shown(b"plain \xc3\xa4"), "plain ä");
-    assert_eq!(shown(b"\x1b[2J\r\x07\0"), "\\u{1b}[2J\\r\\u{7}\\u{0}");
+    assert_eq!(shown(b"\x1b[2J\r\x07\0"), "\\u{1b}[2J\\r\\u{7}\\0");
     assert_eq!(shown("\u{9b}31m".as_bytes()), "\\u{9b}31m");
     assert_eq!(shown(b"\xff"), "\u{fffd}");
+    // What turns the direction of text, ends a line for some, or is not seen; and what would look like an escape.
+    assert_eq!(shown("\u{202e}\u{2028}\u{200b}\\u{1b}".as_bytes()), "\\u{202e}\\u{2028}\\u{200b}\\\\u{1b}");
 }
 
 /// B-10: a log that is slow holds up nobody but the worker; one line is in order after the other; nothing is left open.

@@ -31,6 +31,10 @@ pub fn state() -> State {
     }
     for entry in fs::read_dir("/proc/self/task").expect("/proc/self/task") {
         let thread = entry.expect("an entry").path();
+        // The library's own: as many as were ever needed at once.
+        if fs::read_to_string(thread.join("comm")).is_ok_and(|name| name.trim() == "spawner") {
+            continue;
+        }
         let status = fs::read_to_string(thread.join("status")).unwrap_or_default();
         for line in status.lines().filter(|line| FIELDS.iter().any(|field| line.starts_with(field))) {
             let (field, value) = line.split_once(':').expect("a field");
