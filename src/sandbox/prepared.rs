@@ -68,7 +68,7 @@ impl Prepared {
     /// Starts a worker. The channel is the broker's end, to be given to [`Broker::serve`](crate::Broker::serve).
     ///
     /// It can be called by any thread of a process that has many: it waits until the program is executed, which takes
-    /// no copy of the process's memory. If [`Layer::DieWithParent`] holds and the caller is not the main thread, a
+    /// no copy of the process's memory. If [`Layer::DieWithParent`](super::Layer::DieWithParent) holds and the caller is not the main thread, a
     /// thread of the library's own does it, which lives as long as the process and is as restricted (by Landlock, a filter,
     /// capabilities) as the caller that first needed it was, not as this one is.
     ///
