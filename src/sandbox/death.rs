@@ -16,8 +16,8 @@ use super::{Limit, syscall};
 ///
 /// The exit code and the signal are the kernel's word. Out of memory and CPU time are conclusions: both end a process by
 /// SIGKILL, which says no more. They are drawn only where this broker has not sent that signal itself: from a counter of
-/// such kills that has grown since the worker's start, and from CPU time used of about the limit (three quarters: the
-/// kernel counts ticks against it). Somebody else's SIGKILL may have come at the same moment. The signals SIGXCPU and
+/// such kills that has grown since the worker's start, and from CPU time used of about the limit (half of it: the kernel
+/// counts ticks against it, of which others may have had a part). Somebody else's SIGKILL may have come at the same moment. The signals SIGXCPU and
 /// SIGXFSZ could have been sent by somebody as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -195,7 +195,7 @@ fn explained(ended: &Ended, counted: Option<Scope>, cpu_time: Option<Duration>) 
 /// The kernel holds the limit against whole ticks of its clock, and tells what was used to the nanosecond: on a busy
 /// machine a tick may be counted of which another process had a part.
 fn is_about(used: Duration, limit: Duration) -> bool {
-    used >= limit * 3 / 4
+    used >= limit / 2
 }
 
 #[cfg(test)]
@@ -253,10 +253,10 @@ mod tests {
             // Limits.
             (ended(libc::SIGXCPU), None, None, Death::Limit(Limit::CpuTime)),
             (ended(libc::SIGXFSZ), None, second, Death::Limit(Limit::FileSize)),
-            (busy(450, 300), None, second, Death::Limit(Limit::CpuTime)),
+            (busy(300, 200), None, second, Death::Limit(Limit::CpuTime)),
             (busy(900, 200), cgroup, second, Death::Limit(Limit::CpuTime)),
-            (busy(450, 299), None, second, signal(libc::SIGKILL)),
-            (busy(450, 299), cgroup, second, memory(true)),
+            (busy(300, 199), None, second, signal(libc::SIGKILL)),
+            (busy(300, 199), cgroup, second, memory(true)),
             (busy(5000, 0), None, None, signal(libc::SIGKILL)),
             (Ended { killed: true, ..busy(1000, 0) }, None, second, Death::Killed),
             // By us, or before we came to it.
