@@ -167,11 +167,15 @@ fn entry() -> impl Strategy<Value = Entry> {
     ]
 }
 
-/// What cannot be made where it is asked for is left out.
+/// What cannot be made where it is asked for is left out, and so is what a link would lead to: out of the tree, maybe.
 fn make(root: &Path, tree: &[(String, Entry)]) {
     let mut closed = Vec::new();
     for (name, entry) in tree {
         let path = root.join(name);
+        let parents: Vec<&Path> = path.ancestors().skip(1).take_while(|parent| *parent != root).collect();
+        if parents.iter().any(|parent| parent.is_symlink()) {
+            continue;
+        }
         let _ = fs::create_dir_all(path.parent().unwrap());
         let _ = match entry {
             Entry::Directory => fs::create_dir(&path),

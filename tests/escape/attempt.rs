@@ -10,6 +10,8 @@ use std::path::PathBuf;
 pub type Answers = &'static [i32];
 
 pub const WORKS: Answers = &[0];
+/// Works wherever the host's permissions let it: the targets' directory may be in one that not everybody may search.
+pub const REACHED: Answers = &[0, libc::EACCES];
 /// Refused by name, by a filter.
 pub const EPERM: Answers = &[libc::EPERM];
 /// Not allowed, by a filter: in which of the two words is its own choice.

@@ -76,15 +76,15 @@ fn every_attempt(test: &str, least: usize, chosen: impl Fn(&str) -> bool) {
     }
     let outcomes: Vec<(Place, Outcome)> = Place::ALL.into_iter().map(|place| (place, outcome(place))).collect();
     let attempts: Vec<Attempt> = run::attempts().into_iter().filter(|attempt| chosen(attempt.name)).collect();
-    let mut wrong = Vec::new();
-    print!("{:<52}", "attempt");
-    Place::ALL.into_iter().for_each(|place| print!(" {:<10}", place.name()));
-    println!();
+    let (mut table, mut wrong) = (Vec::new(), Vec::new());
+    let row = |name: &str, columns: &mut dyn Iterator<Item = String>| {
+        columns.fold(format!("{name:<52}"), |row, column| row + &format!(" {column:<10}"))
+    };
+    table.push(row("attempt", &mut Place::ALL.into_iter().map(|place| place.name().to_owned())));
     for attempt in &attempts {
         let answers: Vec<i32> = outcomes.iter().map(|(_, outcome)| answer(outcome, attempt)).collect();
-        print!("{:<52}", attempt.name);
-        answers.iter().for_each(|errno| print!(" {:<10}", word(*errno)));
-        println!(" {}", note(attempt, answers[0]));
+        let answered = row(attempt.name, &mut answers.iter().map(|errno| word(*errno)));
+        table.push(format!("{answered} {}", note(attempt, answers[0])));
         if !attempt.is_explained() {
             wrong.push(format!("{}: what works inside says why, and nothing else", attempt.name));
         }
@@ -102,12 +102,14 @@ fn every_attempt(test: &str, least: usize, chosen: impl Fn(&str) -> bool) {
     let names: BTreeMap<_, _> = attempts.iter().map(|attempt| (attempt.name, ())).collect();
     assert_eq!(names.len(), attempts.len(), "two attempts have one name");
     let in_earnest = attempts.iter().filter(|attempt| answer(&outcomes[0].1, attempt) == 0).count();
-    println!("{} attempts, of which {in_earnest} work outside", attempts.len());
+    table.push(format!("{} attempts, of which {in_earnest} work outside", attempts.len()));
     if in_earnest < least {
         wrong.push(format!("only {in_earnest} attempts work outside"));
     }
     outcomes.iter().for_each(|(place, outcome)| traces(*place, outcome, &mut wrong));
+    // A failure says what is wrong, and not four hundred rows that are right.
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    println!("{}", table.join("\n"));
 }
 
 fn answer(outcome: &Outcome, attempt: &Attempt) -> i32 {

@@ -202,7 +202,10 @@ impl Objects {
         ];
         for name in Self::names(key) {
             let flags = (libc::O_CREAT | libc::O_RDWR | libc::O_CLOEXEC) as usize;
-            let queue = super::call::owned(call(libc::SYS_mq_open, &[path(name), flags, 0o666, 0])).unwrap();
+            // struct mq_attr: one message of one byte. What a user's queues may hold is little (RLIMIT_MSGQUEUE).
+            let attributes = super::call::leak([0_u64, 1, 1, 0, 0, 0, 0, 0]);
+            let queue = call(libc::SYS_mq_open, &[path(name), flags, 0o666, attributes]);
+            let queue = super::call::owned(queue).unwrap();
             drop(queue);
         }
         Self { key, ids }
