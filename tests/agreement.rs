@@ -112,6 +112,10 @@ fn r1_06_both_resolvers_search_no_closed_directory() {
             assert_eq!(both.agree(&root.join(name), Client::read), libc::EACCES, "{name}");
         }
     }
+    // So that they can be deleted.
+    for name in ["closed", "hidden"] {
+        fs::set_permissions(root.join(name), fs::Permissions::from_mode(0o700)).unwrap();
+    }
 }
 
 // ------------------------------------------------------------------------------------------------------------- the

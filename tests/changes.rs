@@ -72,6 +72,10 @@ fn o_16_the_mode_of_a_directory_is_the_policys() {
             client.create(&file).unwrap();
             assert_eq!(fs::symlink_metadata(&file).unwrap().mode(), libc::S_IFREG | mode, "umask {mask:03o}");
             umask(Mode::empty());
+            // So that they can be deleted.
+            for path in [root.join("new"), inherits.join("new")] {
+                fs::set_permissions(path, fs::Permissions::from_mode(0o700)).unwrap();
+            }
         }
     });
 }

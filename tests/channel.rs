@@ -473,7 +473,7 @@ fn h_16_k17_a_datagram_end_that_was_shut_down() {
 /// H-01: a socket that listens is no channel, nor is one of another family.
 #[test]
 fn h_01_of_no_other_socket() {
-    let directory = tempfile::tempdir().unwrap();
+    let (directory, _) = common::directory();
     let listener = std::os::unix::net::UnixListener::bind(directory.path().join("socket")).unwrap();
     let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     for fd in [OwnedFd::from(listener), tcp.into(), File::open("/dev/null").unwrap().into()] {

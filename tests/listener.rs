@@ -91,10 +91,11 @@ fn told() -> String {
     line.trim_end().to_owned()
 }
 
-/// The words after the first of the role that this process was started for, if that is `role`.
+/// The words after the first of the role that this process was started for, if that is `role`. Between them are tabs: a
+/// path may have spaces.
 fn arguments(role: &str) -> Option<Vec<String>> {
     let given = common::role()?;
-    let mut words = given.split(' ').map(str::to_owned);
+    let mut words = given.split('\t').map(str::to_owned);
     (words.next()? == role).then(|| {
         nix::unistd::alarm::set(120);
         words.collect()
@@ -236,7 +237,7 @@ fn h_08_both_directions_with_descriptors() {
             let listener = Listener::options().kind(kind).bind_addr(&address).unwrap();
             assert!(is_close_on_exec(&listener));
             assert_eq!(word(&listener.local_addr().unwrap()), word(&address));
-            let role = format!("client {} {kind:?} {}", word(&address), std::process::id());
+            let role = format!("client\t{}\t{kind:?}\t{}", word(&address), std::process::id());
             let other = Other::start(common::rerun(NAME, &role));
             let mut asked = None;
             let channel = within(listener.accept_deadline(|peer| asked.replace(*peer).is_none(), soon()).unwrap());
@@ -282,7 +283,7 @@ fn h_08_a_refused_peer_is_not_received_from() {
             for address in [pathname(&directory.join("socket")), abstract_name("refused")] {
                 let listener = Listener::options().kind(kind).mode(0o666).bind_addr(&address).unwrap();
                 let mut command = Command::new(&program);
-                let plain = common::rerun(NAME, &format!("client {} {kind:?}", word(&address)));
+                let plain = common::rerun(NAME, &format!("client\t{}\t{kind:?}", word(&address)));
                 command.args(plain.get_args()).envs(plain.get_envs().filter_map(|(key, value)| Some((key, value?))));
                 let uid = if common::is_root() { NOBODY } else { geteuid().as_raw() };
                 if common::is_root() {
@@ -328,7 +329,7 @@ fn h_08_a_stale_path_is_replaced() {
     let path = directory.join("socket");
     for theirs in KINDS {
         for ours in KINDS {
-            let mut other = Other::start(common::rerun(NAME, &format!("listener {} {theirs:?}", path.display())));
+            let mut other = Other::start(common::rerun(NAME, &format!("listener\t{}\t{theirs:?}", path.display())));
             assert_eq!(other.hear(), "listening");
             drop(Channel::connect_to(&pathname(&path), theirs).unwrap());
             drop(other);
@@ -372,7 +373,7 @@ fn h_08_a_path_in_use_is_not_replaced() {
             assert_eq!(inode_of(&path), before);
         };
 
-        let mut other = Other::start(common::rerun(NAME, &format!("listener {}", path.display())));
+        let mut other = Other::start(common::rerun(NAME, &format!("listener\t{}", path.display())));
         assert_eq!(other.hear(), "listening");
         refused();
         // Without the lock it is still seen by the socket.
@@ -442,7 +443,7 @@ fn h_08_many_that_start_at_once() {
     let (_guard, directory) = common::directory();
     let path = directory.join("socket");
     for number in [2, 4] {
-        let racer = || Other::start(common::rerun(NAME, &format!("racer {}", path.display())));
+        let racer = || Other::start(common::rerun(NAME, &format!("racer\t{}", path.display())));
         let mut racers: Vec<_> = std::iter::repeat_with(racer).take(number).collect();
         for round in 0..50 {
             make_stale(&path);
@@ -538,7 +539,7 @@ fn h_08_a_lock_file_that_is_no_longer_there() {
     for _ in 0..10 {
         make_stale(&path);
         drop(lock_file());
-        let plain = common::rerun(NAME, &format!("late {}", path.display()));
+        let plain = common::rerun(NAME, &format!("late\t{}", path.display()));
         let traced = slowed(&plain, "flock", None, MOMENT);
         let mut late = Other::start(traced);
         let fds = format!("/proc/{}/fd", late.hear());
@@ -750,7 +751,7 @@ fn h_08_a_path_replaced_before_it_is_widened() {
         make(&ours);
         fs::set_permissions(&ours, Permissions::from_mode(0o600)).unwrap();
         let in_time = (0..10).any(|_| {
-            let plain = common::rerun(NAME, &format!("binder {}", path.display()));
+            let plain = common::rerun(NAME, &format!("binder\t{}", path.display()));
             let mut binder = Other::start(slowed(&plain, "openat", Some(&path), MOMENT));
             let tasks = format!("/proc/{}/task", binder.hear());
             let before = Instant::now();
@@ -799,7 +800,7 @@ fn h_08_a_path_with_more_permissions() {
     let (_guard, directory) = common::directory();
     let path = directory.join("socket");
     let in_time = (0..10).any(|_| {
-        let plain = common::rerun(NAME, &format!("binder {}", path.display()));
+        let plain = common::rerun(NAME, &format!("binder\t{}", path.display()));
         // fchmod(2) of the socket, bind(2), and the moment: the look at the path, of which it is the second.
         let what = format!("delay_enter={}:when=2", MOMENT.as_micros());
         let mut binder = Other::start(injected(&plain, "statx", Some(&path), &what));
@@ -1240,7 +1241,7 @@ fn h_08_interrupted_calls() {
     let path = directory.join("socket");
     let cases = [("accept4", "ECONNABORTED"), ("accept4", "ENFILE"), ("flock,connect,accept4,?poll,?ppoll", "EINTR")];
     for (calls, errno) in cases {
-        let plain = common::rerun(NAME, &format!("interrupted {} {errno}", path.display()));
+        let plain = common::rerun(NAME, &format!("interrupted\t{}\t{errno}", path.display()));
         Other::start(injected(&plain, calls, None, &format!("error={errno}:when=1"))).passes();
         assert!(names_in(&directory).is_empty(), "{calls} {errno}");
     }
@@ -1379,7 +1380,7 @@ fn k_16_a_pair_names_its_maker() {
     for kind in [Kind::SeqPacket, Kind::Stream, Kind::Datagram] {
         let (here, there) = Channel::pair_of(kind).unwrap();
         let here = within(here);
-        let mut command = common::rerun(NAME, &format!("child {}", std::process::id()));
+        let mut command = common::rerun(NAME, &format!("child\t{}", std::process::id()));
         let child = command.stdin(OwnedFd::from(there)).stdout(Stdio::null()).spawn().unwrap();
         drop(command);
         assert_eq!(received(&here).bytes(), child.id().to_string().as_bytes(), "the child has the other end");
@@ -1404,7 +1405,7 @@ fn h_08_k_16_a_peers_pidfd() {
     let (_guard, directory) = common::directory();
     let path = directory.join("socket");
     let listener = Listener::bind(&path).unwrap();
-    let mut other = Other::start(common::rerun(NAME, &format!("client {}", path.display())));
+    let mut other = Other::start(common::rerun(NAME, &format!("client\t{}", path.display())));
     assert_eq!(other.hear(), "connected");
     let channel = listener.accept_deadline(anybody, soon()).unwrap();
     let pidfd = match channel.peer_pidfd() {

@@ -173,7 +173,7 @@ fn h_02_h_09_the_death_of_the_parent() {
             continue;
         }
         // A killed process leaves its temporary files.
-        let directory = TempDir::new().unwrap();
+        let (directory, _) = common::directory();
         let mut parent = common::rerun(NAME, &place.to_string());
         parent.env("TMPDIR", directory.path());
         // Its output ends when the peer, which has it for its own, has ended.
@@ -431,7 +431,7 @@ impl Program {
     }
 
     fn written(name: &'static str, source: &str, command: impl FnOnce(String) -> Vec<String>) -> Self {
-        let directory = TempDir::new().unwrap();
+        let (directory, _) = common::directory();
         let file = directory.path().join("peer");
         fs::write(&file, source).unwrap();
         Self { name, command: command(file.to_str().unwrap().to_owned()), _directory: directory }

@@ -10,12 +10,13 @@ use std::io;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
+use common::mounts::{Mounted, own_mounts};
 use common::served::client;
 use common::{directory, identity, open_fds};
 use fdbroker::wire::Reason;
 use fdbroker::{Client, ClientError, Policy, PolicyError, Resolver, Rule};
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
+use nix::mount::MsFlags;
+use tempfile::TempDir;
 
 /// R1-06: every test of this file with each way in which openat2 is there or is not. A test is its own function's name
 /// in the module that says which.
@@ -183,14 +184,16 @@ fn r1_05_the_directories_of_processes_are_refused() {
 /// R1-05: a proc file system that somebody mounts beneath a served directory gives nothing away, regular as its files
 /// look: the broker's own memory is among them.
 fn r1_05_a_proc_file_system_beneath_a_root_is_refused() {
-    let (_keep, root) = directory();
+    let (keep, root) = directory();
     let inside = root.join("inside");
     fs::create_dir(&inside).unwrap();
     fs::write(root.join("file"), b"file").unwrap();
-    if let Err(error) = mount_proc_at(&inside) {
-        eprintln!("SKIPPED R1-05 with a mounted proc file system: mounting is not permitted here: {error}");
-        return;
-    }
+    let _mounted = match mount_proc_at(&keep, &inside) {
+        Ok(mounted) => mounted,
+        Err(error) => {
+            return eprintln!("SKIPPED R1-05 with a mounted proc file system: mounting is not permitted here: {error}");
+        }
+    };
     let own = inside.join(std::process::id().to_string());
     assert!(fs::read(own.join("environ")).is_ok(), "it is a proc file system, and of this process");
 
@@ -217,32 +220,22 @@ fn r1_05_a_proc_file_system_beneath_a_root_is_refused() {
 
 /// Any other file system that is mounted beneath a root is served as a part of the tree.
 fn other_mounts_beneath_a_root_are_served() {
-    let (_keep, root) = directory();
+    let (keep, root) = directory();
     let inside = root.join("inside");
     fs::create_dir(&inside).unwrap();
-    let none: Option<&str> = None;
-    let mounted = own_mounts().and_then(|()| mount(Some("none"), &inside, Some("tmpfs"), MsFlags::empty(), none));
-    if let Err(error) = mounted {
-        eprintln!("SKIPPED other mounts: mounting is not permitted here: {error}");
-        return;
-    }
+    let tmpfs = |()| Mounted::of_kind(&keep, &inside, "tmpfs", MsFlags::empty(), None);
+    let _mounted = match own_mounts().and_then(tmpfs) {
+        Ok(mounted) => mounted,
+        Err(error) => return eprintln!("SKIPPED other mounts: mounting is not permitted here: {error}"),
+    };
     fs::write(inside.join("file"), b"of another file system").unwrap();
     let (_service, client) = client(policy(Rule::beneath(&root).read()));
     assert_eq!(text(client.read(inside.join("file"))), "of another file system");
 }
 
-/// A mount namespace of this process's own, of which the system sees nothing.
-fn own_mounts() -> nix::Result<()> {
-    let flags = if nix::unistd::geteuid().is_root() { CloneFlags::empty() } else { CloneFlags::CLONE_NEWUSER };
-    unshare(flags | CloneFlags::CLONE_NEWNS)?;
-    let none: Option<&str> = None;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
-}
-
-fn mount_proc_at(place: &Path) -> nix::Result<()> {
+fn mount_proc_at<'a>(keep: &'a TempDir, place: &Path) -> nix::Result<Mounted<'a>> {
     own_mounts()?;
-    let none: Option<&str> = None;
-    mount(Some("/proc"), place, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)
+    Mounted::again(keep, "/proc".as_ref(), place)
 }
 
 /// R1-11: a rule for exactly one file opens in the directory that it meant when the policy was built, whatever has
@@ -330,14 +323,16 @@ fn of(served: &Path) -> fs::File {
 
 /// R1-05: a rule that follows links follows none that is magic, and a relative text makes no difference.
 fn r1_05_links_of_proc_are_not_followed_within() {
-    let (_keep, root) = directory();
+    let (keep, root) = directory();
     let inside = root.join("inside");
     fs::create_dir(&inside).unwrap();
     fs::write(root.join("file"), b"file").unwrap();
-    if let Err(error) = mount_proc_at(&inside) {
-        eprintln!("SKIPPED R1-05 with a rule that follows links: mounting is not permitted here: {error}");
-        return;
-    }
+    let _mounted = match mount_proc_at(&keep, &inside) {
+        Ok(mounted) => mounted,
+        Err(error) => {
+            return eprintln!("SKIPPED R1-05 with a rule that follows links: mounting is not permitted here: {error}");
+        }
+    };
     let own = std::process::id();
     symlink(format!("inside/{own}/cwd/file"), root.join("cwd")).unwrap();
     symlink(format!("inside/{own}/fd/0"), root.join("stdin")).unwrap();
@@ -357,7 +352,7 @@ fn r1_05_links_of_proc_are_not_followed_within() {
 /// Links are no more followed by us than by the kernel: not on a mount that says so, and not one that another user put
 /// into a directory such as /tmp.
 fn links_are_not_followed_where_the_kernel_would_not() {
-    let (_keep, root) = directory();
+    let (keep, root) = directory();
     if !common::is_root() {
         eprintln!("SKIPPED links of another user: only root can make them");
         return;
@@ -366,17 +361,16 @@ fn links_are_not_followed_where_the_kernel_would_not() {
     for directory in [&shared, &quiet] {
         fs::create_dir(directory).unwrap();
     }
-    let none: Option<&str> = None;
     let nosymfollow = MsFlags::from_bits_retain(libc::MS_NOSYMFOLLOW);
-    let quietly = own_mounts().and_then(|()| mount(Some("none"), &quiet, Some("tmpfs"), nosymfollow, none));
+    let quietly = own_mounts().and_then(|()| Mounted::of_kind(&keep, &quiet, "tmpfs", nosymfollow, None));
     for directory in [&shared, &quiet] {
         fs::write(directory.join("file"), b"file").unwrap();
         symlink("file", directory.join("link")).unwrap();
     }
     let (_service, client) = client(policy(Rule::beneath(&root).follow_links_within().read()));
     assert_eq!(text(client.read(shared.join("link"))), "file");
-    match quietly {
-        Ok(()) => refused_as(client.read(quiet.join("link")), Reason::Failed, libc::ELOOP),
+    match &quietly {
+        Ok(_) => refused_as(client.read(quiet.join("link")), Reason::Failed, libc::ELOOP),
         Err(error) => eprintln!("SKIPPED a mount without links: mounting is not permitted here: {error}"),
     }
 
@@ -395,7 +389,7 @@ fn links_are_not_followed_where_the_kernel_would_not() {
 /// R1-10: a rule that keeps to one file system crosses no mount point, not even to the same file system, and not at the
 /// last component; with the walk neither. Where mounts cannot be told apart, such a rule is refused when it is loaded.
 fn r1_10_a_rule_keeps_to_one_file_system() {
-    let (_keep, root) = directory();
+    let (keep, root) = directory();
     for name in ["real", "same", "other"] {
         fs::create_dir(root.join(name)).unwrap();
     }
@@ -403,17 +397,15 @@ fn r1_10_a_rule_keeps_to_one_file_system() {
         fs::write(root.join(name), b"file").unwrap();
     }
     nix::unistd::mkfifo(&root.join("real/fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-    let none: Option<&str> = None;
-    let bind = |from: &str, to: &str| mount(Some(&root.join(from)), &root.join(to), none, MsFlags::MS_BIND, none);
-    let mounted = own_mounts()
-        .and_then(|()| bind("real", "same"))
-        .and_then(|()| bind("real/file", "bound"))
-        .and_then(|()| bind("real/fifo", "bound-fifo"))
-        .and_then(|()| mount(Some("none"), &root.join("other"), Some("tmpfs"), MsFlags::empty(), none));
-    if let Err(error) = mounted {
-        eprintln!("SKIPPED R1-10: mounting is not permitted here: {error}");
-        return;
-    }
+    let bind = |from: &str, to: &str| Mounted::again(&keep, &root.join(from), &root.join(to));
+    let all = |()| {
+        let tmpfs = Mounted::of_kind(&keep, &root.join("other"), "tmpfs", MsFlags::empty(), None)?;
+        Ok([bind("real", "same")?, bind("real/file", "bound")?, bind("real/fifo", "bound-fifo")?, tmpfs])
+    };
+    let _mounted = match own_mounts().and_then(all) {
+        Ok(mounted) => mounted,
+        Err(error) => return eprintln!("SKIPPED R1-10: mounting is not permitted here: {error}"),
+    };
     fs::write(root.join("other/file"), b"file").unwrap();
     symlink("same/file", root.join("link")).unwrap();
     let rule = || Rule::beneath(&root).read().write().append().create(0o600);

@@ -9,14 +9,14 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
+use common::mounts::{Mounted, own_mounts};
 use common::served::{self, client};
 use common::{directory, identity, open_fds};
 use fdbroker::Resolver;
 use fdbroker::policy::{FileKind, FileRule};
 use fdbroker::wire::{Reason, SocketType};
 use fdbroker::{Client, ClientError, Policy, PolicyError, Rule};
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
+use nix::mount::MsFlags;
 use nix::sys::stat::Mode;
 
 fn policy(rule: impl Into<Rule>) -> Policy {
@@ -66,23 +66,12 @@ fn with_each_resolver(name: &str, body: impl FnOnce()) {
     body();
 }
 
-/// A mount namespace of this thread's own, and of those that it starts.
-fn own_mounts() -> nix::Result<()> {
-    let flags = if common::is_root() { CloneFlags::empty() } else { CloneFlags::CLONE_NEWUSER };
-    unshare(flags | CloneFlags::CLONE_NEWNS)?;
-    mount_at(None, "/".as_ref(), None, MsFlags::MS_REC | MsFlags::MS_PRIVATE)
-}
-
-fn mount_at(source: Option<&Path>, place: &Path, kind: Option<&str>, flags: MsFlags) -> nix::Result<()> {
-    mount(source, place, kind, flags, None::<&str>)
-}
-
 /// R1-10: a rule for one file system does not go into another that is mounted inside, nor into another part of its own
 /// that is, nor through a file that is mounted upon; not for a single right. Without the option all of it is served.
 #[test]
 fn r1_10_one_file_system() {
     with_each_resolver("r1_10_one_file_system", || {
-        let (_keep, root) = directory();
+        let (keep, root) = directory();
         let (elsewhere, served) = (root.join("elsewhere"), root.join("served"));
         for path in ["elsewhere", "served/tmpfs", "served/bound", "served/plain"] {
             fs::create_dir_all(root.join(path)).unwrap();
@@ -91,14 +80,15 @@ fn r1_10_one_file_system() {
             fs::write(root.join(path), path).unwrap();
         }
         fs::write(served.join("upon"), b"beneath").unwrap();
-        let bind = |from: &Path, to: &Path| mount_at(Some(from), to, None, MsFlags::MS_BIND);
-        let mounted = own_mounts()
-            .and_then(|()| mount_at(None, &served.join("tmpfs"), Some("tmpfs"), MsFlags::empty()))
-            .and_then(|()| bind(&elsewhere, &served.join("bound")))
-            .and_then(|()| bind(&elsewhere.join("upon"), &served.join("upon")));
-        if let Err(error) = mounted {
-            return eprintln!("SKIPPED R1-10: mounting is not permitted here: {error}");
-        }
+        let bind = |from: &Path, to: &str| Mounted::again(&keep, from, &served.join(to));
+        let all = |()| {
+            let tmpfs = Mounted::of_kind(&keep, &served.join("tmpfs"), "tmpfs", MsFlags::empty(), None)?;
+            Ok([tmpfs, bind(&elsewhere, "bound")?, bind(&elsewhere.join("upon"), "upon")?])
+        };
+        let _mounted = match own_mounts().and_then(all) {
+            Ok(mounted) => mounted,
+            Err(error) => return eprintln!("SKIPPED R1-10: mounting is not permitted here: {error}"),
+        };
         let [tmpfs, bound] = ["tmpfs", "bound"].map(|name| served.join(name));
         for place in [&tmpfs, &bound] {
             fs::create_dir_all(place.join("deep/empty")).unwrap();
@@ -550,14 +540,14 @@ fn r1_05_no_rule_is_about_a_process() {
 #[test]
 fn r1_05_nothing_is_told_of_a_proc_file_system_inside() {
     with_each_resolver("r1_05_nothing_is_told_of_a_proc_file_system_inside", || {
-        let (_keep, root) = directory();
+        let (keep, root) = directory();
         let inside = root.join("inside");
         fs::create_dir(&inside).unwrap();
         fs::write(root.join("ours"), b"").unwrap();
-        let bind = |()| mount_at(Some("/proc".as_ref()), &inside, None, MsFlags::MS_BIND | MsFlags::MS_REC);
-        if let Err(error) = own_mounts().and_then(bind) {
-            return eprintln!("SKIPPED R1-05 of what is told: mounting is not permitted here: {error}");
-        }
+        let _mounted = match own_mounts().and_then(|()| Mounted::again(&keep, "/proc".as_ref(), &inside)) {
+            Ok(mounted) => mounted,
+            Err(error) => return eprintln!("SKIPPED R1-05 of what is told: mounting is not permitted here: {error}"),
+        };
         let own = inside.join(std::process::id().to_string());
         assert!(fs::read_link(own.join("fd/0")).is_ok(), "it is a proc file system, and of this process");
         let (_service, client) = client(policy(everything(Rule::beneath(&root)).directory_escape()));

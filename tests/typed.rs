@@ -17,6 +17,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 
+use common::mounts::{Mounted, own_mounts};
 use fdbroker::typed::{
     Access, Checked, Descriptor, FileType, FromDescriptor, FromDescriptors, Memfd, PipeReader, PipeWriter, from_fd,
     from_fds, seal,
@@ -785,18 +786,18 @@ fn h_05_files_that_have_seals_are_no_memfds() {
         return;
     }
     common::alone("h_05_files_that_have_seals_are_no_memfds", || {
-        use nix::mount::{MsFlags, mount};
-        let nothing = None::<&str>;
-        if let Err(errno) = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS) {
+        if let Err(errno) = own_mounts() {
             return eprintln!("SKIPPED a part of H-05: a mount namespace: {errno}");
         }
-        mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing).unwrap();
         for file_system in ["tmpfs", "hugetlbfs"] {
-            let (_keep, root) = common::directory();
-            if let Err(errno) = mount(Some("test"), &root, Some(file_system), MsFlags::empty(), nothing) {
-                eprintln!("SKIPPED a part of H-05: {file_system}: {errno}");
-                continue;
-            }
+            let (keep, root) = common::directory();
+            let _mounted = match Mounted::of_kind(&keep, &root, file_system, nix::mount::MsFlags::empty(), None) {
+                Ok(mounted) => mounted,
+                Err(errno) => {
+                    eprintln!("SKIPPED a part of H-05: {file_system}: {errno}");
+                    continue;
+                }
+            };
             let path = root.join("memfd:test");
             let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
             for _ in ["with its name", "without"] {
@@ -807,7 +808,6 @@ fn h_05_files_that_have_seals_are_no_memfds() {
                 assert!(through(&[file.as_fd()]).into_one::<File>().is_ok());
                 let _ = std::fs::remove_file(&path);
             }
-            nix::mount::umount2(&root, nix::mount::MntFlags::MNT_DETACH).unwrap();
         }
     });
 }
@@ -915,10 +915,10 @@ fn h_05_a_users_check_that_fails_or_panics() {
 #[test]
 fn h_05_no_check_waits_for_a_server() {
     common::alone("h_05_no_check_waits_for_a_server", || {
-        let (_keep, root) = common::directory();
+        let (keep, root) = common::directory();
         let path = root.join("served");
         File::create(&path).unwrap();
-        let Some((file, questions)) = served(&path) else { return };
+        let Some((_mounted, file, questions)) = served(&keep, &path) else { return };
         let before = common::open_fds();
         for asked in every_type() {
             let result = (asked.take)(&mut through(&[file.as_fd()]));
@@ -934,8 +934,7 @@ fn h_05_no_check_waits_for_a_server() {
 
 /// A regular file at `path`, served by a thread (include/uapi/linux/fuse.h), and how often its attributes were asked
 /// for.
-fn served(path: &Path) -> Option<(File, Arc<AtomicUsize>)> {
-    use nix::mount::{MsFlags, mount};
+fn served<'a>(keep: &'a tempfile::TempDir, path: &Path) -> Option<(Mounted<'a>, File, Arc<AtomicUsize>)> {
     const GETATTR: u32 = 3;
     const OPEN: u32 = 14;
     const INIT: u32 = 26;
@@ -947,15 +946,17 @@ fn served(path: &Path) -> Option<(File, Arc<AtomicUsize>)> {
     let options =
         device.as_ref().map(|device| format!("fd={},rootmode=100000,user_id=0,group_id=0", device.as_raw_fd()));
     let mounted = options.map_err(|error| error.to_string()).and_then(|options| {
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).map_err(|errno| errno.to_string())?;
-        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
-        mount(Some("test"), path, Some("fuse"), MsFlags::empty(), Some(options.as_str()))
+        own_mounts()
+            .and_then(|()| Mounted::of_kind(keep, path, "fuse", nix::mount::MsFlags::empty(), Some(&options)))
             .map_err(|errno| errno.to_string())
     });
-    if let Err(error) = mounted {
-        eprintln!("SKIPPED a part of H-05: FUSE: {error}");
-        return None;
-    }
+    let mounted = match mounted {
+        Ok(mounted) => mounted,
+        Err(error) => {
+            eprintln!("SKIPPED a part of H-05: FUSE: {error}");
+            return None;
+        }
+    };
     let questions = Arc::new(AtomicUsize::new(0));
     let (count, ready) = (Arc::clone(&questions), Arc::new(Barrier::new(2)));
     let started = Arc::clone(&ready);
@@ -988,5 +989,5 @@ fn served(path: &Path) -> Option<(File, Arc<AtomicUsize>)> {
         }
     });
     ready.wait();
-    Some((File::open(path).unwrap(), questions))
+    Some((mounted, File::open(path).unwrap(), questions))
 }

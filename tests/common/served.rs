@@ -152,7 +152,9 @@ pub fn alone(name: &str) -> bool {
     if super::role().is_some() {
         return true;
     }
-    let mut child = super::rerun(name, "alone").stdout(Stdio::null()).spawn().expect("this program again");
+    let mut command = super::rerun(name, "alone");
+    let _files = super::temporary_files_of(&mut command);
+    let mut child = command.stdout(Stdio::null()).spawn().expect("this program again");
     let status = within(PATIENCE, &mut child);
     assert!(status.success(), "{name}, in a process of its own: {status}");
     false

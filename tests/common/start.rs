@@ -44,7 +44,9 @@ pub fn wait_for_the_end() -> ! {
 
 /// Another process in a role, which must succeed.
 pub fn run(role: &str) -> Output {
-    let output = super::rerun("process", role).output().expect("the test's program");
+    let mut command = super::rerun("process", role);
+    let _files = super::temporary_files_of(&mut command);
+    let output = command.output().expect("the test's program");
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "role {role:?}: {}\n{text}", output.status);
     text.lines().filter(|line| line.starts_with("SKIPPED")).for_each(|line| eprintln!("{line}"));

@@ -57,7 +57,7 @@ pub fn outcome(place: Place) -> Outcome {
 
 /// What one attempt comes to where a refusal kills.
 pub fn killed(targets: &Targets, name: &str) -> (Worker, String) {
-    let role = format!("{} {}", targets.role("attempt", Place::Floor), name.replace(' ', "_"));
+    let role = format!("{}\t{}", targets.role("attempt", Place::Floor), name.replace(' ', "_"));
     in_a_sandbox(targets, sandbox(targets, Place::Floor, &role).refusal(Refusal::Kill))
 }
 

@@ -33,6 +33,20 @@ pub struct Targets {
 
 const SECRET: &[u8; 16] = b"fdbroker secret!";
 
+/// Whether the test can have them all here. If not, it says so.
+pub fn can_be_had(test: &str) -> bool {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    // What the kernel gives who asks for nothing else; root may have it whatever it was started with.
+    const ORDINARY: u64 = 819_200;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_MSGQUEUE).unwrap();
+    let _ = setrlimit(Resource::RLIMIT_MSGQUEUE, soft.max(ORDINARY), hard.max(ORDINARY));
+    let had = getrlimit(Resource::RLIMIT_MSGQUEUE).unwrap().0 >= ORDINARY;
+    if !had {
+        eprintln!("SKIPPED {test}: the limit of message queues (ulimit -q) is too low for its targets");
+    }
+    had
+}
+
 impl Targets {
     pub fn new() -> Self {
         let (guard, directory) = files();
@@ -77,7 +91,7 @@ impl Targets {
         targets
     }
 
-    /// What another process has to know of them.
+    /// What another process has to know of them. Between the words are tabs: a path may have spaces.
     pub fn role(&self, what: &str, place: Place) -> String {
         let words = [
             what.to_owned(),
@@ -91,7 +105,7 @@ impl Targets {
             self.udp.local_addr().unwrap().to_string(),
             self.terminal_name.clone(),
         ];
-        words.join(" ")
+        words.join("\t")
     }
 
     /// What has become of them.

@@ -16,7 +16,7 @@ fn b_12_lockdown_covers_every_thread() {
     let (_guard, path) = common::directory();
     std::fs::write(path.join("file"), "content").unwrap();
     let policy = Policy::builder().allow(Rule::file(path.join("file")).read()).build().unwrap();
-    let role = format!("threads {}", path.join("file").display());
+    let role = format!("threads\t{}", path.join("file").display());
     let (worker, channel) = worker(&role).stdout(Stdio::null()).spawn().unwrap();
     let service = Broker::new().serve("worker", channel, policy).unwrap();
     assert!(worker.wait().unwrap().success());
