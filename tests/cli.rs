@@ -27,7 +27,6 @@ fn program() -> PathBuf {
 
 /// The program, as no terminal and no test's caller changes it.
 fn fdbroker() -> Command {
-    common::as_ordinarily_started();
     let mut command = Command::new(program());
     command.stdin(Stdio::null());
     for name in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE"] {

@@ -76,7 +76,9 @@ fn word(channel: &Channel) -> String {
 }
 
 fn run(role: &str) -> Output {
-    let output = common::rerun("process", role).output().unwrap();
+    let mut command = common::rerun("process", role);
+    let _files = common::temporary_files_of(&mut command);
+    let output = command.output().unwrap();
     assert!(output.status.success(), "role {role:?}: {}\n{}", output.status, text(&output));
     output
 }

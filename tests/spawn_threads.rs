@@ -419,8 +419,9 @@ fn put_back(standard: [i32; 3]) {
 fn b_06_a_large_parent_is_not_copied() {
     alone("b_06_a_large_parent_is_not_copied", || {
         let prepared = brief().preset(Preset::Floor).prepare().unwrap();
-        let median = || {
-            let mut times: Vec<_> = (0..31)
+        // The fastest: on a busy machine others wait for a processor, but whoever copies takes as long each time.
+        let fastest = || {
+            (0..31)
                 .map(|_| {
                     let begin = std::time::Instant::now();
                     let (worker, _channel) = prepared.spawn().unwrap();
@@ -428,13 +429,12 @@ fn b_06_a_large_parent_is_not_copied() {
                     assert!(worker.wait().unwrap().success());
                     spawned
                 })
-                .collect();
-            times.sort_unstable();
-            times[15]
+                .min()
+                .unwrap()
         };
-        let small = median();
+        let small = fastest();
         let touched = vec![1_u8; 1 << 30];
-        let large = median();
+        let large = fastest();
         assert!(large < small * 10, "{small:?} from a small parent, {large:?} from a large one");
         drop(touched);
     });

@@ -1,6 +1,8 @@
 //! What several tests need. Nothing here is a stand-in: it asks the kernel.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
+#[cfg(target_os = "linux")]
+mod begin;
 pub mod heap;
 #[cfg(target_os = "linux")]
 pub mod mounts;
@@ -43,7 +45,6 @@ pub fn identity(fd: impl AsFd) -> (u64, u64) {
 /// A new directory, by its real path, which a policy can name and every user can search.
 pub fn directory() -> (TempDir, PathBuf) {
     use std::os::unix::fs::PermissionsExt;
-    as_ordinarily_started();
     let directory = TempDir::new_in(place::of_directories()).expect("a temporary directory");
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
     let path = directory.path().canonicalize().expect("its real path");
@@ -54,23 +55,10 @@ pub fn directory() -> (TempDir, PathBuf) {
 /// test that finds the variable set takes the role instead of testing. For what changes the whole process (limits,
 /// closed descriptors, sessions) and for descriptor counts that parallel tests would disturb.
 pub fn rerun(name: &str, role: &str) -> Command {
-    as_ordinarily_started();
     let mut command = Command::new(std::env::current_exe().expect("this test's program"));
     command.args(["--exact", name, "--nocapture", "--test-threads=1"]).env("FDBROKER_TEST_ROLE", role);
     command.env("TMPDIR", place::of_directories());
     command
-}
-
-/// What tests write is for workers of another user to read, and what they start is sent signals: a strange umask or mask
-/// of signals, with which somebody may have started them, is nothing that they are about. A process in a role has what
-/// it was started with.
-pub fn as_ordinarily_started() {
-    use nix::sys::stat::{Mode, umask};
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    if role().is_none() {
-        ONCE.call_once(|| _ = umask(Mode::from_bits_truncate(0o022)));
-        nix::sys::signal::SigSet::all().thread_unblock().expect("sigmask");
-    }
 }
 
 /// The role that this process was started for by [`rerun`].
