@@ -404,8 +404,9 @@ fn l_02_the_client_sees_that_the_broker_is_gone() {
 /// Kills a broker in another process once `word` has been read from it or its worker, and answers what else they print.
 /// Both hold the pipe: its end is the end of both.
 fn kill_the_broker(role: &str, word: &str) -> String {
-    let mut broker =
-        common::rerun("process", &format!("broker {role}")).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut broker = common::rerun("process", &format!("broker {role}"));
+    let _files = common::temporary_files_of(&mut broker);
+    let mut broker = broker.stdout(std::process::Stdio::piped()).spawn().unwrap();
     let mut output = broker.stdout.take().unwrap();
     let mut text = String::new();
     while !text.contains(word) {

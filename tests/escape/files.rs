@@ -150,10 +150,9 @@ fn by_a_held_directory(list: &mut List) {
 
 fn what_is_of_the_worker(list: &mut List) {
     let executing = "the kernel refuses to write to what is executed (ETXTBSY)";
-    list.add("write to its own program", NAMED.rooted(&[libc::ENOENT, libc::EROFS]), |_| {
-        open("/proc/self/exe", libc::O_WRONLY)
-    })
-    .not(executing);
+    // Who built the tests is who runs them, and may write to it, where the worker has no user of its own.
+    let own = NAMED.floor(&[libc::EACCES, libc::ETXTBSY]).rooted(&[libc::ENOENT, libc::EROFS]);
+    list.add("write to its own program", own, |_| open("/proc/self/exe", libc::O_WRONLY)).not(executing);
     list.add("write to a library", NOT_WRITABLE, |_| {
         let libraries = ["/lib/x86_64-linux-gnu/libc.so.6", "/lib64/libc.so.6", "/usr/lib/libc.so.6"];
         let there = libraries.iter().find(|name| std::fs::metadata(name).is_ok()).unwrap_or(&libraries[0]);

@@ -14,6 +14,9 @@ use nix::sys::socket::getsockname;
 use super::common;
 use super::common::start::{say, started, wait_for_the_end, worker};
 
+/// What a worker tries to make where nobody but root may. Should it be able to, it does not stay.
+const MADE: &str = "/made by a worker";
+
 /// Says what can only be seen, or tried, from inside.
 pub fn inside() {
     let errno = |error: io::Error| error.raw_os_error().unwrap();
@@ -30,7 +33,7 @@ pub fn inside() {
         ("open", format!("{open:?}")),
         ("passwd", tried(File::open("/etc/passwd").map(drop)).to_string()),
         ("list", tried(fs::read_dir("/").map(drop)).to_string()),
-        ("make", tried(fs::create_dir("/made by a worker")).to_string()),
+        ("make", tried(fs::create_dir(MADE).inspect(|()| drop(fs::remove_dir(MADE)))).to_string()),
         ("socket", tried(std::net::UdpSocket::bind("127.0.0.1:0").map(drop)).to_string()),
         ("pid", std::process::id().to_string()),
         ("parent", nix::unistd::getppid().to_string()),
