@@ -31,10 +31,16 @@ fn address(port: u16) -> SocketAddr {
     (Ipv4Addr::new(127, high.max(1), low, NEXT.fetch_add(1, Ordering::Relaxed)), port).into()
 }
 
-/// A port of [::1] that was free a moment ago, or `None` where there is no IPv6.
+/// A port of [::1], of TCP and of UDP, that was free a moment ago, or `None` where there is no IPv6.
 fn ipv6_port() -> Option<u16> {
     match TcpListener::bind((Ipv6Addr::LOCALHOST, 0)) {
-        Ok(listener) => Some(listener.local_addr().unwrap().port()),
+        Ok(listener) => {
+            let port = listener.local_addr().unwrap().port();
+            // TCP and UDP choose their ports without each other, and another test may have this one.
+            let free = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)).is_ok();
+            drop(listener);
+            if free { Some(port) } else { ipv6_port() }
+        }
         Err(error) => {
             eprintln!("SKIPPED the part with IPv6: {error}");
             None
