@@ -106,10 +106,12 @@ fn b_03_several_threads_spawn_at_once() {
         // Who is to die with the process is made by one thread, whoever asks for it.
         let presets =
             Preset::ALL.into_iter().flat_map(|preset| [Mode::Off, Mode::IfAvailable].map(|mode| (preset, mode)));
+        let alone = state();
         for (preset, mode) in presets {
             let around = |sandbox: Sandbox| sandbox.preset(preset).layer(Layer::DieWithParent, mode).prepare().unwrap();
             let (good, bad) = (around(brief()), around(as_somebody(Sandbox::new(&garbage))));
             drop(thread::scope(|scope| scope.spawn(|| good.spawn().unwrap()).join()).unwrap());
+            wait_for_threads(&alone);
             let before = state();
             assert!(before["dumpable"].contains("true"), "{}", before["dumpable"]);
             thread::scope(|scope| {

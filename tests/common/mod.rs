@@ -112,7 +112,7 @@ pub fn alone(name: &str, body: impl FnOnce()) {
     if role().is_none() {
         return passes(rerun(name, "alone"));
     }
-    nix::unistd::alarm::set(120);
+    nix::unistd::alarm::set(300);
     body();
 }
 
