@@ -9,40 +9,32 @@ use std::sync::Mutex;
 
 use nix::unistd::{getegid, geteuid};
 
+use super::states::States;
 use super::{Layer, landlock, user};
 use crate::sys::child::{self, Entity, Failure, Plan, Start, Step, Why};
 use crate::sys::process;
 
 /// What this host offers for each layer of a sandbox, to this process: see [`Host::probe`].
 #[derive(Debug, Clone)]
-pub struct Host(Vec<(Layer, Result<String, String>)>);
+pub struct Host(States);
 
 impl Host {
     /// Tries every layer out, in processes that end at once. What was tried before in this process, for this user, is not
     /// tried again: a later change of the host is seen by another process only.
     #[must_use]
     pub fn probe() -> Self {
-        let all = Layer::ALL.into_iter().map(|layer| (layer, available(layer)));
-        Self(all.collect())
+        Self(Layer::ALL.into_iter().map(|layer| (layer, available(layer))).collect())
     }
 
     /// Each layer with what there is, or why it is not to be had and who can do what about that.
     pub fn layers(&self) -> impl Iterator<Item = (Layer, Result<&str, &str>)> {
-        self.0.iter().map(|(layer, state)| (*layer, state.as_deref().map_err(String::as_str)))
+        self.0.iter()
     }
 }
 
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = Layer::ALL.iter().map(|layer| layer.name().len()).max().unwrap_or(0);
-        for (index, (layer, state)) in self.layers().enumerate() {
-            let newline = if index == 0 { "" } else { "\n" };
-            match state {
-                Ok(what) => write!(f, "{newline}{layer:<width$}  yes  {what}")?,
-                Err(why) => write!(f, "{newline}{layer:<width$}  NO   {why}")?,
-            }
-        }
-        Ok(())
+        self.0.fmt(f)
     }
 }
 
