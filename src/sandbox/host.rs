@@ -163,7 +163,7 @@ fn try_out(layer: Layer) -> Result<(), Failure> {
         landlock: None,
         image: None,
     };
-    let start = Start { plan: &plan, descriptors: &[], filters: &[], token: 0, listener: None, parent: None };
+    let start = Start { plan: &plan, descriptors: &[], filter: None, token: 0, listener: None, parent: None };
     match child::spawn(&start) {
         Ok((pid, pidfd)) => {
             process::reap(&pidfd, pid);
