@@ -478,6 +478,8 @@ fn killed_with_its_broker(preset: Preset, at: usize) -> bool {
             }
             seen += 1;
             executed = call.number == libc::SYS_execveat;
+            // If that was killed before it was watched, the child has found out; if after, it is killed.
+            assert!(!executed || seen <= at + 1, "{preset}: its broker is gone since call {at}, and it goes on");
             if executed && seen <= at {
                 broker.kill().unwrap();
                 broker.wait().unwrap();
