@@ -6,14 +6,19 @@
 mod common;
 
 use std::fs;
+use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio as Standard};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use common::start::{PATIENCE, run, worker};
-use fdbroker::{Host, Layer, Preset, Sandbox, SpawnError, Stdio};
+use common::watched::{Verdict, watched};
+use fdbroker::{Host, Layer, Prepared, Preset, Sandbox, SpawnError, Stdio};
 use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 
 /// Not a test by itself: what the processes do that the tests of this file start.
 #[test]
@@ -22,6 +27,8 @@ fn process() {
     match role.as_str() {
         "not dumpable" => not_dumpable(),
         "limited" => limited(),
+        "one user namespace" => one_user_namespace(),
+        "no user namespace" => no_user_namespace(),
         other => panic!("no such role: {other}"),
     }
 }
@@ -138,4 +145,103 @@ fn limited() {
             }
         }
     }
+}
+
+/// B-07, B-09: as many namespaces as there may be: the report says so, for as long as it is so. When another's has ended,
+/// the same process has its own.
+#[test]
+fn b_07_b_09_namespaces_are_used_up() {
+    with_user_namespaces("b_07_b_09_namespaces_are_used_up", "1", "one user namespace");
+}
+
+fn one_user_namespace() {
+    let mut holder = Command::new("/bin/cat");
+    own_user_namespace(&mut holder, None);
+    let mut holder = holder.stdin(Standard::piped()).spawn().unwrap();
+    for _ in 0..2 {
+        let why = why_none(&prepared()).expect("a second user namespace");
+        assert!(why.contains("user.max_user_namespaces is 1"), "{why}");
+    }
+    drop(holder.stdin.take());
+    assert!(holder.wait().unwrap().success());
+    // The kernel counts it for a moment more, and so each of those that are made to try something out.
+    let begun = Instant::now();
+    while missing(&prepared()) != [Layer::User] {
+        assert!(begun.elapsed() < PATIENCE, "{}", prepared().enforced());
+        std::thread::yield_now();
+    }
+    assert!(Host::probe().layers().any(|(layer, state)| layer == Layer::UserNamespace && state.is_ok()));
+}
+
+/// B-07, B-09: no namespace may be made at all: that is found out once.
+#[test]
+fn b_07_b_09_no_namespaces_at_all() {
+    with_user_namespaces("b_07_b_09_no_namespaces_at_all", "0", "no user namespace");
+}
+
+fn no_user_namespace() {
+    let tries = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&tries);
+    let count = move |_: &_| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        Verdict::Go
+    };
+    watched(&[libc::SYS_clone3], count, move || {
+        let why = why_none(&prepared()).expect("a user namespace");
+        assert!(why.contains("user.max_user_namespaces is 0"), "{why}");
+        let before = tries.load(Ordering::SeqCst);
+        assert!(before > 0);
+        let why = why_none(&prepared()).expect("a user namespace");
+        assert!(why.contains("user.max_user_namespaces is 0"), "{why}");
+        assert_eq!(tries.load(Ordering::SeqCst), before, "tried again");
+    });
+}
+
+fn prepared() -> Prepared {
+    Sandbox::new("/bin/cat").preset(Preset::Full).stdout(Stdio::null()).prepare().unwrap()
+}
+
+fn missing(prepared: &Prepared) -> Vec<Layer> {
+    prepared.enforced().layers().filter(|(_, state)| state.is_err()).map(|(layer, _)| layer).collect()
+}
+
+fn why_none(prepared: &Prepared) -> Option<String> {
+    let mut layers = prepared.enforced().layers();
+    Some(layers.find(|(layer, _)| *layer == Layer::UserNamespace).unwrap().1.err()?.to_owned())
+}
+
+/// Takes the role in a process of an ordinary user, in a user namespace in which there may be so many further ones.
+fn with_user_namespaces(name: &str, limit: &'static str, role: &str) {
+    let mut command = common::rerun("process", role);
+    own_user_namespace(&mut command, Some(limit));
+    let mut probe = Command::new("/bin/true");
+    own_user_namespace(&mut probe, Some(limit));
+    match probe.status() {
+        Ok(_) => common::passes(command),
+        Err(error) => eprintln!("SKIPPED {name}: user namespaces are not permitted here: {error}"),
+    }
+}
+
+/// The command begins in a user namespace, as user 1000 of it. `limit` is that namespace's own, and nobody else's:
+/// /proc/sys/user is about the user namespace of whoever opens it.
+#[allow(unsafe_code, reason = "what a new process does first")]
+fn own_user_namespace(command: &mut Command, limit: Option<&'static str>) {
+    let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
+    let mut files = vec![
+        ("/proc/self/setgroups", "deny".to_owned()),
+        ("/proc/self/uid_map", format!("1000 {uid} 1")),
+        ("/proc/self/gid_map", format!("1000 {gid} 1")),
+    ];
+    files.extend(limit.map(|limit| ("/proc/sys/user/max_user_namespaces", limit.to_owned())));
+    let begin = move || -> io::Result<()> {
+        unshare(CloneFlags::CLONE_NEWUSER)?;
+        files.iter().try_for_each(|(file, text)| {
+            fs::OpenOptions::new()
+                .write(true)
+                .open(file)
+                .and_then(|mut file| io::Write::write_all(&mut file, text.as_bytes()))
+        })
+    };
+    // SAFETY: system calls only; nothing is allocated for short paths, and nothing is locked.
+    unsafe { command.pre_exec(begin) };
 }
