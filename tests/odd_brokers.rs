@@ -147,8 +147,8 @@ fn limited() {
     }
 }
 
-/// B-07, B-09: as many namespaces as there may be: the report says so, for as long as it is so. When another's has ended,
-/// the same process has its own.
+/// B-07, B-09: as many namespaces as there may be: the report says so, for as long as it is so. When another's has
+/// ended, the same process has its own.
 #[test]
 fn b_07_b_09_namespaces_are_used_up() {
     with_user_namespaces("b_07_b_09_namespaces_are_used_up", "1", "one user namespace");
