@@ -391,6 +391,61 @@ fn b_11_l_10_the_error_names_the_limit() {
     });
 }
 
+// ------------------------------------------------------------------------------------------------------------ memory
+
+/// B-06: however large the parent is, nothing of its memory is copied, no page table either: until it has executed its
+/// program, the child is in the parent's own, where it finds what the parent has written since it was made. By clone3(2)
+/// and by clone(2), at each of the child's calls.
+#[test]
+fn b_06_the_parent_is_not_copied() {
+    common::alone("b_06_the_parent_is_not_copied", || {
+        for missing in [None, Some(libc::SYS_clone3)] {
+            in_its_parents_memory(missing);
+        }
+    });
+}
+
+fn in_its_parents_memory(missing: Option<i64>) {
+    static WORD: AtomicUsize = AtomicUsize::new(0);
+    let calls = Arc::new(AtomicUsize::new(0));
+    let looks = Arc::clone(&calls);
+    let judge = move |call: &common::watched::Call| {
+        let is_child = !Path::new("/proc/self/task").join(call.thread.to_string()).exists();
+        // After the last of these, it is another program's.
+        if is_child && looks.load(Ordering::SeqCst) != usize::MAX {
+            let word = WORD.fetch_add(1, Ordering::SeqCst) + 1;
+            if !has_word(call.thread, &WORD, word) {
+                eprintln!("call {} of the child: in a memory of its own", call.number);
+                return Verdict::Fail(INJECTED);
+            }
+            looks.fetch_add(1, Ordering::SeqCst);
+            if call.number == libc::SYS_execveat {
+                looks.store(usize::MAX, Ordering::SeqCst);
+            }
+        }
+        Verdict::Go
+    };
+    watched_but(&UNWATCHED, judge, move || {
+        if let Some(number) = missing {
+            common::refuse_in_this_thread(number, libc::ENOSYS);
+        }
+        let brief = Sandbox::new("/bin/true").preset(Preset::Floor).layer(Layer::DieWithParent, Mode::Off);
+        let (worker, _channel) = brief.spawn().unwrap();
+        assert!(worker.wait_timeout(PATIENCE).unwrap().unwrap().success());
+        assert_eq!(calls.load(Ordering::SeqCst), usize::MAX, "its last call is the execution");
+    });
+}
+
+/// Whether a process has this value at the place where this one has the word.
+fn has_word(process: u32, word: &'static AtomicUsize, value: usize) -> bool {
+    use std::os::unix::fs::FileExt;
+    let mut bytes = [0; size_of::<usize>()];
+    let memory = fs::File::open(format!("/proc/{process}/mem")).unwrap();
+    memory
+        .read_exact_at(&mut bytes, word.as_ptr().addr().try_into().unwrap())
+        .is_ok_and(|()| bytes == value.to_ne_bytes())
+}
+
 // ---------------------------------------------------------------------------------------------- signals before exec
 
 /// B-03, B-10: a signal that comes between clone and exec does in the child what it does by default. The parent's handler
