@@ -7,6 +7,7 @@ mod common;
 
 use std::fs;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio as Standard};
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use common::start::{PATIENCE, run, worker};
 use common::watched::{Verdict, watched};
-use fdbroker::{Host, Layer, Prepared, Preset, Sandbox, SpawnError, Stdio};
+use fdbroker::{Channel, Host, Layer, Packet, Prepared, Preset, Sandbox, SpawnError, Stdio};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
@@ -24,6 +25,9 @@ use nix::sched::{CloneFlags, unshare};
 #[test]
 fn process() {
     let Some(role) = common::role() else { return };
+    if let Some((how, root)) = role.strip_prefix("chroot ").and_then(|words| words.split_once(' ')) {
+        return in_a_chroot(how, Path::new(root));
+    }
     match role.as_str() {
         "not dumpable" => not_dumpable(),
         "limited" => limited(),
@@ -244,4 +248,158 @@ fn own_user_namespace(command: &mut Command, limit: Option<&'static str>) {
     };
     // SAFETY: system calls only; nothing is allocated for short paths, and nothing is locked.
     unsafe { command.pre_exec(begin) };
+}
+
+// ---------------------------------------------------------------------------------------------------------- a chroot
+
+/// Says with which errno it cannot open a file that everybody may read outside, and ends with its channel.
+const STATIC: &str = r#"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <unistd.h>
+int main(void) {
+    char byte;
+    printf("%d\n", open("/secret", O_RDONLY) < 0 ? errno : 0);
+    fflush(stdout);
+    while (read(0, &byte, 1) > 0) {}
+    return 0;
+}
+"#;
+
+/// B-07, B-09: a broker that has called chroot(2), as root and as a user: what the report says of each worker is so, as
+/// seen from outside; and the reason why it has no root, or no user namespace, says what can be done. With that done, it
+/// has one.
+#[test]
+fn b_07_b_09_in_a_chroot() {
+    let name = "b_07_b_09_in_a_chroot";
+    if !common::is_root() {
+        eprintln!("SKIPPED {name}: only root can call chroot(2)");
+        return;
+    }
+    let (_directory, root) = common::directory();
+    let source = root.join("program.c");
+    fs::write(&source, STATIC).unwrap();
+    fs::write(root.join("secret"), "secret").unwrap();
+    let built = Command::new("cc").args(["-static", "-Os", "-o"]).arg(root.join("program")).arg(source).output();
+    if !built.as_ref().is_ok_and(|output| output.status.success()) {
+        eprintln!("SKIPPED {name}: cc -static: {built:?}");
+        return;
+    }
+    let no_mount_point = Some("can mount that directory over itself");
+    seen_in_a_chroot("plain", &root, Layer::Root, no_mount_point);
+    seen_in_a_chroot("mounted", &root, Layer::Root, None);
+    seen_in_a_chroot("user", &root, Layer::UserNamespace, Some("in a chroot"));
+}
+
+/// Starts a worker of each preset, tells of it, and waits until it was looked at.
+fn in_a_chroot(how: &str, root: &Path) {
+    use nix::unistd::{Gid, Uid, chdir, chroot, setgroups, setresgid, setresuid};
+    let channel = Channel::try_from(io::stdin().as_fd().try_clone_to_owned().unwrap()).unwrap();
+    channel.set_recv_timeout(Some(PATIENCE)).unwrap();
+    if how == "mounted" {
+        let none: Option<&str> = None;
+        // Mounts of this thread's own: nobody else sees what it does.
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        mount(Some(root), root, none, MsFlags::MS_BIND, none).unwrap();
+    }
+    chroot(root).unwrap();
+    chdir("/").unwrap();
+    if how == "user" {
+        setgroups(&[]).unwrap();
+        setresgid(Gid::from_raw(65534), Gid::from_raw(65534), Gid::from_raw(65534)).unwrap();
+        setresuid(Uid::from_raw(65534), Uid::from_raw(65534), Uid::from_raw(65534)).unwrap();
+        nix::sys::prctl::set_dumpable(true).unwrap();
+    }
+    for preset in Preset::ALL {
+        let program = Sandbox::new("/program").preset(preset).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let (worker, end) = program.spawn().unwrap();
+        let mut errno = String::new();
+        io::BufRead::read_line(&mut io::BufReader::new(worker.take_stdout().unwrap()), &mut errno).unwrap();
+        let (thread, report) = (nix::unistd::gettid(), worker.enforced());
+        channel.send(format!("{thread}\n{}\n{errno}{report}", worker.id()).as_bytes(), &[]).unwrap();
+        channel.recv(&mut Packet::new()).unwrap();
+        drop(end);
+        assert!(worker.wait_timeout(PATIENCE).unwrap().unwrap().success());
+    }
+}
+
+/// Looks at these workers. Those of more than the floor are without the layer for the reason, or have it.
+fn seen_in_a_chroot(how: &str, root: &Path, layer: Layer, why_not: Option<&str>) {
+    let (theirs, ours) = Channel::pair().unwrap();
+    let mut command = common::rerun("process", &format!("chroot {how} {}", root.display()));
+    let broker = command.stdin(OwnedFd::from(theirs)).stdout(Standard::piped()).stderr(Standard::piped());
+    let broker = broker.spawn().unwrap();
+    drop(command);
+    ours.set_recv_timeout(Some(PATIENCE)).unwrap();
+    let mut seen = Vec::new();
+    let mut packet = Packet::new();
+    while ours.recv(&mut packet).is_ok() {
+        let text = String::from_utf8(packet.bytes().to_vec()).unwrap();
+        let [broker, worker, errno, report] = text.splitn(4, '\n').collect::<Vec<_>>()[..] else { panic!("{text}") };
+        let look = Look { broker: broker.parse().unwrap(), worker: worker.parse().unwrap(), errno };
+        for line in report.lines() {
+            let (name, state) = line.split_once("  ").unwrap();
+            let (word, detail) = state.trim_start().split_once(' ').unwrap();
+            let known: Layer = name.parse().unwrap();
+            if let Some(holds) = look.holds(known, report) {
+                assert_eq!(word == "yes", holds, "{how}: {line}\n{text}");
+            }
+            if known == layer {
+                seen.push((word.to_owned(), detail.to_owned()));
+            }
+        }
+        ours.send(b"seen", &[]).unwrap();
+    }
+    let output = broker.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("1 passed"), "{how}: {}\n{said}", output.status);
+    // Of the standard and the full one: the floor wants neither.
+    assert_eq!(seen.len(), 2, "{how}: {seen:?}");
+    for (word, detail) in seen {
+        assert_eq!(word, if why_not.is_some() { "NO" } else { "yes" }, "{how}: {detail}");
+        assert!(why_not.is_none_or(|why| detail.contains(why)), "{how}: {detail}");
+    }
+}
+
+/// A worker, from outside.
+struct Look<'a> {
+    /// The thread that has started it.
+    broker: u32,
+    worker: u32,
+    errno: &'a str,
+}
+
+impl Look<'_> {
+    /// None where it cannot be seen from here.
+    fn holds(&self, layer: Layer, report: &str) -> Option<bool> {
+        let status = |field| common::status(self.worker, field);
+        let namespace = |kind: &str| {
+            let of = |process: u32| fs::read_link(format!("/proc/{process}/ns/{kind}")).unwrap();
+            Some(of(self.broker) != of(self.worker))
+        };
+        let has_root = report.lines().any(|line| line.starts_with("root  ") && line.contains("  yes  "));
+        match layer {
+            Layer::Descriptors => Some(common::fds_of(self.worker) == [0, 1, 2]),
+            Layer::User => Some(status("Uid") != common::status(self.broker, "Uid")),
+            Layer::UserNamespace => namespace("user"),
+            Layer::MountNamespace => namespace("mnt"),
+            Layer::PidNamespace => namespace("pid"),
+            Layer::IpcNamespace => namespace("ipc"),
+            Layer::UtsNamespace => namespace("uts"),
+            Layer::CgroupNamespace => namespace("cgroup"),
+            Layer::NetworkNamespace => namespace("net"),
+            Layer::Root => Some(self.errno == libc::ENOENT.to_string()),
+            // It refuses what the root has not hidden already.
+            Layer::Landlock if !has_root => Some(self.errno == libc::EACCES.to_string()),
+            Layer::Capabilities => {
+                let sets = ["CapInh", "CapPrm", "CapEff", "CapAmb", "CapBnd"];
+                Some(sets.into_iter().all(|set| status(set) == "0000000000000000"))
+            }
+            Layer::NoNewPrivs => Some(status("NoNewPrivs") == "1"),
+            Layer::Seccomp => Some(status("Seccomp") == "2"),
+            _ => None,
+        }
+    }
 }
