@@ -118,8 +118,8 @@ fn b_07_b_08_root_of_nobody() {
     let begun = Instant::now();
     while child.try_wait().unwrap().is_none() {
         if begun.elapsed() > PATIENCE {
-            nix::sys::signal::killpg(nix::unistd::Pid::from_raw(child.id().cast_signed()), nix::sys::signal::SIGKILL)
-                .unwrap();
+            let group = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+            nix::sys::signal::killpg(group, nix::sys::signal::SIGKILL).unwrap();
         }
         std::thread::sleep(Duration::from_millis(10));
     }

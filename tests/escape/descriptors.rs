@@ -210,7 +210,6 @@ fn channel(list: &mut List) {
         // SAFETY: the number above, which nobody else has.
         Ok(unsafe { *(pidfd as *const i32) } as usize)
     };
-    // Kernels before 6.16 do not know SO_PASSRIGHTS: the descriptor arrives there, and is closed.
     list.add("send the broker a descriptor", Expected::always(&[libc::EPERM]), |m| {
         send_descriptor(the_channel(m)?, ROOT)
     });

@@ -160,6 +160,10 @@ fn expected(attempt: &Attempt, place: Place, enforced: &Enforced) -> Answers {
 
 fn expected_of(attempt: &Attempt, place: Place) -> Answers {
     let of = &attempt.expected;
+    if attempt.name.starts_with("send the broker") && run::descriptors_arrive() {
+        // The first that it is sent ends the service.
+        return &[0, libc::EPIPE, libc::ECONNRESET];
+    }
     match place {
         Place::Outside | Place::Floor => of.floor,
         Place::Standard | Place::WithoutLandlock => of.rooted,
