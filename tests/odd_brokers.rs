@@ -268,8 +268,8 @@ int main(void) {
 "#;
 
 /// B-07, B-09: a broker that has called chroot(2), as root and as a user: what the report says of each worker is so, as
-/// seen from outside; and the reason why it has no root, or no user namespace, says what can be done. With that done, it
-/// has one.
+/// seen from outside; and the reason why it has no root, or no user namespace, says what is in the way, or what can be
+/// done. With that done, it has one.
 #[test]
 fn b_07_b_09_in_a_chroot() {
     let name = "b_07_b_09_in_a_chroot";

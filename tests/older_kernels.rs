@@ -523,8 +523,8 @@ fn without_filters(errno: i32) {
     assert!(error.contains("seccomp"), "{error}");
 }
 
-/// B-08, L-10: a filter around the broker that kills for a call which the broker makes itself, to make a worker or to know
-/// what is to be had: no other way is tried, and it is the broker that is killed. Nothing has been run.
+/// B-08, L-10: a filter around the broker that kills for a call which the broker makes itself, to make a worker or to
+/// know what is to be had: no other way is tried, and it is the broker that is killed. Nothing has been run.
 #[test]
 fn b_08_l_10_a_broker_is_killed_by_a_filter_around_it() {
     let own = [libc::SYS_clone3, libc::SYS_seccomp, libc::SYS_pidfd_open];

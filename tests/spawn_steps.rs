@@ -394,8 +394,8 @@ fn b_11_l_10_the_error_names_the_limit() {
 // ------------------------------------------------------------------------------------------------------------ memory
 
 /// B-06: however large the parent is, nothing of its memory is copied, no page table either: until it has executed its
-/// program, the child is in the parent's own, where it finds what the parent has written since it was made. By clone3(2)
-/// and by clone(2), at each of the child's calls.
+/// program, the child is in the parent's own, where it finds what the parent has written since it was made. By
+/// clone3(2) and by clone(2), at each of the child's calls.
 #[test]
 fn b_06_the_parent_is_not_copied() {
     common::alone("b_06_the_parent_is_not_copied", || {
@@ -448,9 +448,9 @@ fn has_word(process: u32, word: &'static AtomicUsize, value: usize) -> bool {
 
 // ---------------------------------------------------------------------------------------------- signals before exec
 
-/// B-03, B-10: a signal that comes between clone and exec does in the child what it does by default. The parent's handler
-/// would run in the parent's memory: neither after clone3(2), which takes handlers away, nor after clone(2), which leaves
-/// them there.
+/// B-03, B-10: a signal that comes between clone and exec does in the child what it does by default. The parent's
+/// handler would run in the parent's memory: it does so neither after clone3(2), which takes handlers away, nor after
+/// clone(2), which leaves them there.
 #[test]
 fn b_03_b_10_a_signal_before_exec() {
     common::alone("b_03_b_10_a_signal_before_exec", || {

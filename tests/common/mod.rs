@@ -89,8 +89,8 @@ pub fn refuse(number: i64, conditions: &[(u8, u64)], errno: i32) {
     seccompiler::apply_filter_all_threads(&refusal(number, conditions, errno)).expect("seccomp");
 }
 
-/// As [`refuse`], but whoever makes the call is killed (SIGSYS): so do the filters of service managers that list what is
-/// allowed.
+/// As [`refuse`], but whoever makes the call is killed (SIGSYS): so do the filters of service managers that list what
+/// is allowed.
 pub fn kill_for(number: i64, conditions: &[(u8, u64)]) {
     use nix::sys::resource::{Resource, setrlimit};
     // SIGSYS leaves a core, which nobody wants.
