@@ -415,33 +415,6 @@ fn put_back(standard: [i32; 3]) {
 
 // ------------------------------------------------------------------------------------------------------ thousands
 
-/// B-06: a large parent starts a worker as fast as a small one. Copying its page tables would take a hundred times as
-/// long: what is asserted here is that nobody does. The benchmark `spawn` has the ratio.
-#[test]
-fn b_06_a_large_parent_is_not_copied() {
-    alone("b_06_a_large_parent_is_not_copied", || {
-        let prepared = brief().preset(Preset::Floor).prepare().unwrap();
-        let median = || {
-            let mut times: Vec<_> = (0..31)
-                .map(|_| {
-                    let begin = std::time::Instant::now();
-                    let (worker, _channel) = prepared.spawn().unwrap();
-                    let spawned = begin.elapsed();
-                    assert!(worker.wait().unwrap().success());
-                    spawned
-                })
-                .collect();
-            times.sort_unstable();
-            times[15]
-        };
-        let small = median();
-        let touched = vec![1_u8; 1 << 30];
-        let large = median();
-        assert!(large < small * 10, "{small:?} from a small parent, {large:?} from a large one");
-        drop(touched);
-    });
-}
-
 /// L-01: 4,096 workers, each with a service of its own, in a broker that can have 4,096 descriptors: none is left.
 #[test]
 fn l_01_four_thousand_workers() {
