@@ -40,6 +40,8 @@ fn process() {
         ["waiting"] => without_waiting_by_pidfd(),
         ["openat2", errno] => without_openat2(errno.parse().unwrap()),
         ["passrights"] => without_passrights(),
+        ["killed-for", number] => killed_for(number.parse().unwrap()),
+        ["system-service"] => as_a_system_service(),
         // Workers.
         ["inside"] => seen::inside(),
         ["attempts"] => attempts(),
@@ -126,6 +128,43 @@ const LACKS: &[Lack] = &[
     lack(&[(libc::SYS_close_range, &[], libc::ENOSYS)], &[], ""),
     lack(&[(libc::SYS_close_range, &[], libc::EPERM)], &[], ""),
     lack(&[(libc::SYS_clone3, &[], libc::ENOSYS)], &[], ""),
+    // Filters that kill for what they do not list. The broker goes on: who is killed is who tries it out.
+    lack(MOUNTING_KILLS, &[Layer::Root], "a filter around this process kills who takes this step"),
+    lack(&[(libc::SYS_pivot_root, &[], KILLED)], &[Layer::Root], "a filter around this process kills"),
+    lack(
+        &[(libc::SYS_prctl, &[(0, libc::PR_CAPBSET_DROP as u64)], KILLED)],
+        &[Layer::Capabilities],
+        "a filter around this process kills",
+    ),
+    lack(
+        &[(libc::SYS_prctl, &[(0, libc::PR_SET_SECUREBITS as u64)], KILLED)],
+        &[Layer::Securebits],
+        "a filter around this process kills",
+    ),
+];
+
+/// In the place of an errno.
+const KILLED: i32 = -1;
+
+/// What starting a worker takes that systemd's @system-service has not: its @mount has it.
+const MOUNTING_KILLS: &[(libc::c_long, &[(u8, u64)], i32)] = &[
+    (libc::SYS_mount, &[], KILLED),
+    (libc::SYS_umount2, &[], KILLED),
+    (libc::SYS_pivot_root, &[], KILLED),
+    (libc::SYS_fsopen, &[], KILLED),
+    (libc::SYS_fsconfig, &[], KILLED),
+    (libc::SYS_fsmount, &[], KILLED),
+    (libc::SYS_move_mount, &[], KILLED),
+    (libc::SYS_open_tree, &[], KILLED),
+    (libc::SYS_mount_setattr, &[], KILLED),
+];
+
+/// The rest of that, which systemd 252 has in no list.
+const SANDBOXING: [libc::c_long; 4] = [
+    libc::SYS_seccomp,
+    libc::SYS_landlock_create_ruleset,
+    libc::SYS_landlock_add_rule,
+    libc::SYS_landlock_restrict_self,
 ];
 
 const fn lack(
@@ -159,7 +198,10 @@ fn b_07_b_08_b_09_l_10_whatever_is_missing() {
 
 fn without(lack: &Lack) {
     for (number, conditions, errno) in lack.refused {
-        common::refuse(*number, conditions, *errno);
+        match *errno {
+            KILLED => common::kill_for(*number, conditions),
+            errno => common::refuse(*number, conditions, errno),
+        }
     }
     if lack.namespaces {
         refuse_namespaces();
@@ -479,4 +521,64 @@ fn without_filters(errno: i32) {
     // Which leaves this process half locked down.
     let error = fdbroker::lockdown().unwrap_err().to_string();
     assert!(error.contains("seccomp"), "{error}");
+}
+
+/// B-08, L-10: a filter around the broker that kills for a call which the broker makes itself, to make a worker or to
+/// know what is to be had: no other way is tried, and it is the broker that is killed. Nothing has been run.
+#[test]
+fn b_08_l_10_a_broker_is_killed_by_a_filter_around_it() {
+    let own = [libc::SYS_clone3, libc::SYS_seccomp, libc::SYS_pidfd_open];
+    for number in own.into_iter().chain([libc::SYS_landlock_create_ruleset, libc::SYS_landlock_add_rule]) {
+        let mut command = common::rerun("process", &format!("killed-for {number}"));
+        let witness = tempfile::tempfile().unwrap();
+        let output = command.stdin(witness.try_clone().unwrap()).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        if text.contains("SKIPPED") {
+            text.lines().filter(|line| line.starts_with("SKIPPED")).for_each(|line| eprintln!("{line}"));
+            continue;
+        }
+        assert_eq!(output.status.signal(), Some(libc::SIGSYS), "call {number}: {text}");
+        assert_eq!(witness.metadata().unwrap().size(), 0, "a worker ran");
+    }
+}
+
+fn killed_for(number: libc::c_long) {
+    let needed = match number {
+        libc::SYS_landlock_add_rule => Layer::Landlock,
+        // For a worker that cannot see its parent's number.
+        libc::SYS_pidfd_open => Layer::PidNamespace,
+        _ => Layer::Descriptors,
+    };
+    if !Host::probe().layers().any(|(layer, state)| layer == needed && state.is_ok()) {
+        println!("SKIPPED call {number}: no {needed} here");
+        return;
+    }
+    common::kill_for(number, &[]);
+    let witness = io::stdin().as_fd().try_clone_to_owned().unwrap();
+    let _ =
+        Sandbox::new("/bin/echo").arg("it runs").stdout(Stdio::from(File::from(witness))).preset(Preset::Full).spawn();
+    println!("the broker is there");
+}
+
+/// B-07, B-08, L-10: a service of systemd's with SystemCallFilter=@system-service and SystemCallErrorNumber=EPERM: the
+/// filter is required, and there is none without seccomp(2): the error says so.
+#[test]
+fn b_07_b_08_l_10_as_a_system_service() {
+    run("system-service");
+}
+
+fn as_a_system_service() {
+    for (number, _, _) in MOUNTING_KILLS {
+        common::refuse(*number, &[], libc::EPERM);
+    }
+    for number in SANDBOXING.into_iter().rev() {
+        common::refuse(number, &[], libc::EPERM);
+    }
+    for preset in Preset::ALL {
+        none_starts(&sandbox(preset), Layer::Seccomp);
+    }
+    for layer in [Layer::Landlock, Layer::Root] {
+        let host = Host::probe();
+        assert!(host.layers().any(|(known, state)| known == layer && state.is_err()), "{host}");
+    }
 }

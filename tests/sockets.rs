@@ -37,7 +37,7 @@ fn ipv6_port() -> Option<u16> {
         Ok(listener) => {
             let port = listener.local_addr().unwrap().port();
             // TCP and UDP choose their ports without each other, and another test may have this one.
-            let free = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)).is_ok();
+            let free = std::net::UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)).is_ok();
             drop(listener);
             if free { Some(port) } else { ipv6_port() }
         }

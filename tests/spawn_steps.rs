@@ -391,6 +391,139 @@ fn b_11_l_10_the_error_names_the_limit() {
     });
 }
 
+// ------------------------------------------------------------------------------------------------------------ memory
+
+/// B-06: however large the parent is, nothing of its memory is copied, no page table either: until it has executed its
+/// program, the child is in the parent's own, where it finds what the parent has written since it was made. By
+/// clone3(2) and by clone(2), at each of the child's calls.
+#[test]
+fn b_06_the_parent_is_not_copied() {
+    common::alone("b_06_the_parent_is_not_copied", || {
+        for missing in [None, Some(libc::SYS_clone3)] {
+            in_its_parents_memory(missing);
+        }
+    });
+}
+
+fn in_its_parents_memory(missing: Option<i64>) {
+    static WORD: AtomicUsize = AtomicUsize::new(0);
+    let calls = Arc::new(AtomicUsize::new(0));
+    let looks = Arc::clone(&calls);
+    let judge = move |call: &common::watched::Call| {
+        let is_child = !Path::new("/proc/self/task").join(call.thread.to_string()).exists();
+        // After the last of these, it is another program's.
+        if is_child && looks.load(Ordering::SeqCst) != usize::MAX {
+            let word = WORD.fetch_add(1, Ordering::SeqCst) + 1;
+            if !has_word(call.thread, &WORD, word) {
+                eprintln!("call {} of the child: in a memory of its own", call.number);
+                return Verdict::Fail(INJECTED);
+            }
+            looks.fetch_add(1, Ordering::SeqCst);
+            if call.number == libc::SYS_execveat {
+                looks.store(usize::MAX, Ordering::SeqCst);
+            }
+        }
+        Verdict::Go
+    };
+    watched_but(&UNWATCHED, judge, move || {
+        if let Some(number) = missing {
+            common::refuse_in_this_thread(number, libc::ENOSYS);
+        }
+        let brief = Sandbox::new("/bin/true").preset(Preset::Floor).layer(Layer::DieWithParent, Mode::Off);
+        let (worker, _channel) = brief.spawn().unwrap();
+        assert!(worker.wait_timeout(PATIENCE).unwrap().unwrap().success());
+        assert_eq!(calls.load(Ordering::SeqCst), usize::MAX, "its last call is the execution");
+    });
+}
+
+/// Whether a process has this value at the place where this one has the word.
+fn has_word(process: u32, word: &'static AtomicUsize, value: usize) -> bool {
+    use std::os::unix::fs::FileExt;
+    let mut bytes = [0; size_of::<usize>()];
+    let memory = fs::File::open(format!("/proc/{process}/mem")).unwrap();
+    memory
+        .read_exact_at(&mut bytes, word.as_ptr().addr().try_into().unwrap())
+        .is_ok_and(|()| bytes == value.to_ne_bytes())
+}
+
+// ---------------------------------------------------------------------------------------------- signals before exec
+
+/// B-03, B-10: a signal that comes between clone and exec does in the child what it does by default. The parent's
+/// handler would run in the parent's memory: it does so neither after clone3(2), which takes handlers away, nor after
+/// clone(2), which leaves them there.
+#[test]
+fn b_03_b_10_a_signal_before_exec() {
+    common::alone("b_03_b_10_a_signal_before_exec", || {
+        handled_by_counting(SIGNALS);
+        for missing in [None, Some(libc::SYS_clone3)] {
+            for signal in SIGNALS {
+                signalled_before_exec(signal, missing);
+            }
+        }
+    });
+}
+
+/// The last one is of those that have no name.
+const SIGNALS: [i32; 2] = [libc::SIGUSR1, 64];
+static HANDLED: AtomicUsize = AtomicUsize::new(0);
+
+fn signalled_before_exec(signal: i32, missing: Option<i64>) {
+    let on = Arc::new(AtomicUsize::new(0));
+    let judge_on = Arc::clone(&on);
+    // To the child at its first call, when all signals are blocked.
+    let judge = move |call: &common::watched::Call| {
+        let is_child = !Path::new("/proc/self/task").join(call.thread.to_string()).exists();
+        if is_child && judge_on.swap(0, Ordering::SeqCst) == 1 {
+            send(call.thread.try_into().unwrap(), signal);
+        }
+        Verdict::Go
+    };
+    watched_but(&UNWATCHED, judge, move || {
+        if let Some(number) = missing {
+            common::refuse_in_this_thread(number, libc::ENOSYS);
+        }
+        // By this thread, which is watched.
+        let prepared = sandbox(Preset::Standard).layer(Layer::DieWithParent, Mode::Off).prepare().unwrap();
+        let before = HANDLED.load(Ordering::SeqCst);
+        on.store(1, Ordering::SeqCst);
+        let result = prepared.spawn();
+        assert_eq!(on.load(Ordering::SeqCst), 0, "no signal was sent");
+        assert_eq!(HANDLED.load(Ordering::SeqCst), before, "signal {signal} ran the parent's handler in the child");
+        match result {
+            Err(SpawnError::Step { step: Step::SignalMask, source, .. }) => {
+                assert_eq!(source.to_string(), format!("killed by signal {signal}"));
+            }
+            other => panic!("signal {signal}: {other:?}"),
+        }
+        assert!(has_no_child());
+        // The parent's own handler is where it was.
+        send(std::process::id().try_into().unwrap(), signal);
+        let since = Instant::now();
+        while HANDLED.load(Ordering::SeqCst) != before + 1 {
+            assert!(since.elapsed() < PATIENCE, "the parent has lost its handler");
+            std::thread::yield_now();
+        }
+    });
+}
+
+#[allow(unsafe_code, reason = "nix knows no signal by its number")]
+fn send(pid: i32, signal: i32) {
+    // SAFETY: takes numbers.
+    assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+}
+
+#[allow(unsafe_code, reason = "sigaction(2) has no safe form")]
+fn handled_by_counting(signals: [i32; 2]) {
+    extern "C" fn count(_: libc::c_int) {
+        HANDLED.fetch_add(1, Ordering::SeqCst);
+    }
+    for signal in signals {
+        // SAFETY: the handler does nothing but count, and interrupts no call for good.
+        let before = unsafe { libc::signal(signal, count as extern "C" fn(libc::c_int) as libc::sighandler_t) };
+        assert_ne!(before, libc::SIG_ERR);
+    }
+}
+
 // ------------------------------------------------------------------------------------------------- what is killed
 
 /// Kills the child at each of its calls.
@@ -478,6 +611,8 @@ fn killed_with_its_broker(preset: Preset, at: usize) -> bool {
             }
             seen += 1;
             executed = call.number == libc::SYS_execveat;
+            // If that was killed before it was watched, the child has found out; if after, it is killed.
+            assert!(!executed || seen <= at + 1, "{preset}: its broker is gone since call {at}, and it goes on");
             if executed && seen <= at {
                 broker.kill().unwrap();
                 broker.wait().unwrap();

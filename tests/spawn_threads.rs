@@ -106,10 +106,12 @@ fn b_03_several_threads_spawn_at_once() {
         // Who is to die with the process is made by one thread, whoever asks for it.
         let presets =
             Preset::ALL.into_iter().flat_map(|preset| [Mode::Off, Mode::IfAvailable].map(|mode| (preset, mode)));
+        let alone = state();
         for (preset, mode) in presets {
             let around = |sandbox: Sandbox| sandbox.preset(preset).layer(Layer::DieWithParent, mode).prepare().unwrap();
             let (good, bad) = (around(brief()), around(as_somebody(Sandbox::new(&garbage))));
             drop(thread::scope(|scope| scope.spawn(|| good.spawn().unwrap()).join()).unwrap());
+            wait_for_threads(&alone);
             let before = state();
             assert!(before["dumpable"].contains("true"), "{}", before["dumpable"]);
             thread::scope(|scope| {
@@ -412,33 +414,6 @@ fn put_back(standard: [i32; 3]) {
 }
 
 // ------------------------------------------------------------------------------------------------------ thousands
-
-/// B-06: a large parent starts a worker as fast as a small one. Copying its page tables would take a hundred times as
-/// long: what is asserted here is that nobody does. The benchmark `spawn` has the ratio.
-#[test]
-fn b_06_a_large_parent_is_not_copied() {
-    alone("b_06_a_large_parent_is_not_copied", || {
-        let prepared = brief().preset(Preset::Floor).prepare().unwrap();
-        // The fastest: on a busy machine others wait for a processor, but whoever copies takes as long each time.
-        let fastest = || {
-            (0..31)
-                .map(|_| {
-                    let begin = std::time::Instant::now();
-                    let (worker, _channel) = prepared.spawn().unwrap();
-                    let spawned = begin.elapsed();
-                    assert!(worker.wait().unwrap().success());
-                    spawned
-                })
-                .min()
-                .unwrap()
-        };
-        let small = fastest();
-        let touched = vec![1_u8; 1 << 30];
-        let large = fastest();
-        assert!(large < small * 10, "{small:?} from a small parent, {large:?} from a large one");
-        drop(touched);
-    });
-}
 
 /// L-01: 4,096 workers, each with a service of its own, in a broker that can have 4,096 descriptors: none is left.
 #[test]

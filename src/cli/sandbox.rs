@@ -110,21 +110,23 @@ impl About {
     }
 
     fn json(&self, enforced: &Enforced) -> Vec<u8> {
-        let layer = |(layer, state): (Layer, Result<&str, &str>)| {
-            Json::Object(vec![
-                ("layer", Json::text(layer)),
-                ("enforced", Json::Bool(state.is_ok())),
-                ("detail", Json::text(state.unwrap_or_else(|why| why))),
-            ])
-        };
         Json::Object(vec![
             ("program", Json::text(&self.program)),
             ("preset", Json::text(self.preset)),
             ("whole", Json::Bool(enforced.is_full())),
-            ("layers", Json::list(enforced.layers().map(layer))),
+            ("layers", Json::list(enforced.layers().map(|layer| json_of(layer, "enforced")))),
         ])
         .document()
     }
+}
+
+/// A layer with its state. `is_there` is what it is called that there is such a layer.
+fn json_of((layer, state): (Layer, Result<&str, &str>), is_there: &'static str) -> Json {
+    Json::Object(vec![
+        ("layer", Json::text(layer)),
+        (is_there, Json::Bool(state.is_ok())),
+        ("detail", Json::text(state.unwrap_or_else(|why| why))),
+    ])
 }
 
 fn row(layer: Layer, state: Result<&str, &str>, paint: Paint) -> [String; 3] {

@@ -3,39 +3,39 @@
 use std::fmt::{self, Write};
 
 use super::Layer;
+use super::states::States;
 use crate::broker::Escaped;
 
 /// Which layers hold around a worker, and why the others do not. [`Display`](fmt::Display) makes an aligned table of
 /// it. Layers that were not asked for are not in it.
 #[derive(Debug, Clone, Default)]
-pub struct Enforced(Vec<(Layer, Result<String, String>)>);
+pub struct Enforced(States);
 
 impl Enforced {
     pub(super) fn push(&mut self, layer: Layer, state: Result<String, String>) {
-        self.0.push((layer, state));
+        self.0.push(layer, state);
     }
 
     /// As [`Layer::ALL`] has them.
-    pub(super) fn in_order(mut self) -> Self {
-        self.0.sort_by_key(|(layer, _)| *layer);
-        self
+    pub(super) fn in_order(self) -> Self {
+        Self(self.0.in_order())
     }
 
     /// Each layer with what it is, or with the reason why it is not there.
     pub fn layers(&self) -> impl Iterator<Item = (Layer, Result<&str, &str>)> {
-        self.0.iter().map(|(layer, state)| (*layer, state.as_deref().map_err(String::as_str)))
+        self.0.iter()
     }
 
     /// Whether this layer holds.
     #[must_use]
     pub fn has(&self, layer: Layer) -> bool {
-        self.0.iter().any(|(known, state)| *known == layer && state.is_ok())
+        self.layers().any(|(known, state)| known == layer && state.is_ok())
     }
 
     /// Whether every layer holds that was asked for.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.0.iter().all(|(_, state)| state.is_ok())
+        self.layers().all(|(_, state)| state.is_ok())
     }
 
     /// No error if every layer holds that was asked for.
@@ -43,7 +43,7 @@ impl Enforced {
     /// # Errors
     /// [`NotFull`], with each layer that does not hold and why.
     pub fn require_full(&self) -> Result<(), NotFull> {
-        let missing = self.0.iter().filter_map(|(layer, state)| Some((*layer, state.as_ref().err()?.clone())));
+        let missing = self.layers().filter_map(|(layer, state)| Some((layer, state.err()?.to_owned())));
         let missing: Vec<_> = missing.collect();
         if missing.is_empty() { Ok(()) } else { Err(NotFull { missing }) }
     }
@@ -65,15 +65,7 @@ impl Enforced {
 
 impl fmt::Display for Enforced {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = self.0.iter().map(|(layer, _)| layer.name().len()).max().unwrap_or(0);
-        for (index, (layer, state)) in self.layers().enumerate() {
-            let newline = if index == 0 { "" } else { "\n" };
-            match state {
-                Ok(what) => write!(f, "{newline}{layer:<width$}  yes  {what}")?,
-                Err(why) => write!(f, "{newline}{layer:<width$}  NO   {why}")?,
-            }
-        }
-        Ok(())
+        self.0.fmt(f)
     }
 }
 

@@ -9,40 +9,33 @@ use std::sync::Mutex;
 
 use nix::unistd::{getegid, geteuid};
 
+use super::states::States;
 use super::{Layer, landlock, user};
 use crate::sys::child::{self, Entity, Failure, Plan, Start, Step, Why};
 use crate::sys::process;
 
 /// What this host offers for each layer of a sandbox, to this process: see [`Host::probe`].
 #[derive(Debug, Clone)]
-pub struct Host(Vec<(Layer, Result<String, String>)>);
+pub struct Host(States);
 
 impl Host {
     /// Tries every layer out, in processes that end at once. What was tried before in this process, for this user, is not
-    /// tried again: a later change of the host is seen by another process only.
+    /// tried again: a later change of the host is seen by another process only. But where something was used up for the
+    /// moment (descriptors, processes, memory, or as many namespaces as there may be), that is tried anew.
     #[must_use]
     pub fn probe() -> Self {
-        let all = Layer::ALL.into_iter().map(|layer| (layer, available(layer)));
-        Self(all.collect())
+        Self(Layer::ALL.into_iter().map(|layer| (layer, available(layer))).collect())
     }
 
     /// Each layer with what there is, or why it is not to be had and who can do what about that.
     pub fn layers(&self) -> impl Iterator<Item = (Layer, Result<&str, &str>)> {
-        self.0.iter().map(|(layer, state)| (*layer, state.as_deref().map_err(String::as_str)))
+        self.0.iter()
     }
 }
 
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = Layer::ALL.iter().map(|layer| layer.name().len()).max().unwrap_or(0);
-        for (index, (layer, state)) in self.layers().enumerate() {
-            let newline = if index == 0 { "" } else { "\n" };
-            match state {
-                Ok(what) => write!(f, "{newline}{layer:<width$}  yes  {what}")?,
-                Err(why) => write!(f, "{newline}{layer:<width$}  NO   {why}")?,
-            }
-        }
-        Ok(())
+        self.0.fmt(f)
     }
 }
 
@@ -112,18 +105,20 @@ fn tried(layer: Layer) -> Result<(), String> {
     let key = (layer, geteuid().as_raw());
     let lock = || TRIED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let known = lock().iter().find(|(known, _)| *known == key).map(|(_, result)| result.clone());
-    known.unwrap_or_else(|| {
-        let result = match try_out(layer) {
-            // It says nothing about the host, and is not remembered.
-            Err(Failure { why: Why::Refused(errno), .. }) if is_want(errno) => {
-                WANTED.set(Some(errno));
-                return Err(format!("not found out: {}", io::Error::from_raw_os_error(errno)));
-            }
-            result => result.map_err(|failure| reason(layer, failure)),
-        };
-        // Two threads may try it at once, to the same end.
-        lock().push((key, result.clone()));
-        result
+    known.unwrap_or_else(|| match try_out(layer) {
+        // It says nothing about the host, and is not remembered.
+        Err(Failure { why: Why::Refused(errno), .. }) if is_want(errno) => {
+            WANTED.set(Some(errno));
+            Err(format!("not found out: {}", io::Error::from_raw_os_error(errno)))
+        }
+        // It is so until somebody else's namespace ends, or mount.
+        Err(failure) if is_full(failure) && !may_have_none(layer) => Err(reason(layer, failure)),
+        result => {
+            let result = result.map_err(|failure| reason(layer, failure));
+            // Two threads may try it at once, to the same end.
+            lock().push((key, result.clone()));
+            result
+        }
     })
 }
 
@@ -147,10 +142,15 @@ fn is_want(errno: i32) -> bool {
     matches!(errno, libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE)
 }
 
+/// Whether there were as many of them as there may be. (Before Linux 4.9 it was EUSERS for user namespaces.)
+fn is_full(Failure { why, .. }: Failure) -> bool {
+    matches!(why, Why::Refused(libc::ENOSPC | libc::EUSERS))
+}
+
 /// A child that does what the layer's worker would do, and ends.
 fn try_out(layer: Layer) -> Result<(), Failure> {
     let mut namespaces = layer.flag().unwrap_or(0);
-    let in_user_namespace = layer != Layer::User && !changes_user();
+    let in_user_namespace = takes_user_namespace(layer);
     if in_user_namespace {
         namespaces |= Layer::UserNamespace.flag().unwrap_or(0);
     }
@@ -171,7 +171,7 @@ fn try_out(layer: Layer) -> Result<(), Failure> {
         landlock: None,
         image: None,
     };
-    let start = Start { plan: &plan, descriptors: &[], filters: &[], token: 0, listener: None, parent: None };
+    let start = Start { plan: &plan, descriptors: &[], filter: None, token: 0, listener: None, parent: None };
     match child::spawn(&start) {
         Ok((pid, pidfd)) => {
             process::reap(&pidfd, pid);
@@ -179,6 +179,11 @@ fn try_out(layer: Layer) -> Result<(), Failure> {
         }
         Err(failure) => Err(failure),
     }
+}
+
+/// Whether a try of the layer makes a user namespace, to have the right to the rest.
+fn takes_user_namespace(layer: Layer) -> bool {
+    layer != Layer::User && !changes_user()
 }
 
 /// A root with something in it: a host may refuse that alone.
@@ -210,7 +215,7 @@ fn reason(layer: Layer, Failure { step, why, .. }: Failure) -> String {
         libc::ENOSYS | libc::EINVAL => {
             "this kernel does not have it, or a filter around this process hides it".to_owned()
         }
-        libc::ENOSPC | libc::EUSERS => exhausted(layer),
+        libc::ENOSPC | libc::EUSERS if step == Step::Clone => exhausted(layer),
         libc::EPERM | libc::EACCES => forbidden(),
         _ => return said,
     };
@@ -218,17 +223,34 @@ fn reason(layer: Layer, Failure { step, why, .. }: Failure) -> String {
 }
 
 fn exhausted(layer: Layer) -> String {
-    let kind = match layer {
-        Layer::PidNamespace => "pid",
-        Layer::MountNamespace | Layer::Root => "mnt",
-        Layer::IpcNamespace => "ipc",
-        Layer::UtsNamespace => "uts",
-        Layer::CgroupNamespace => "cgroup",
-        Layer::NetworkNamespace => "net",
-        _ => "user",
-    };
+    let kinds = kinds(layer);
+    let kind = kinds.clone().find(|kind| may_have_no(kind)).or(kinds.last()).unwrap_or("user");
     let limit = setting(&format!("user/max_{kind}_namespaces")).unwrap_or_else(|| "unknown".to_owned());
     format!("no more namespaces are to be had (user.max_{kind}_namespaces is {limit}): an administrator can raise it")
+}
+
+/// Whether a kind of namespace that a try of the layer makes is not to be had at all: it stays so, unlike a limit that
+/// has been reached. The limits of user namespaces further out are not to be seen from here.
+fn may_have_none(layer: Layer) -> bool {
+    kinds(layer).any(may_have_no)
+}
+
+fn may_have_no(kind: &str) -> bool {
+    setting(&format!("user/max_{kind}_namespaces")).as_deref() == Some("0")
+}
+
+/// The namespaces that a try of the layer makes, as settings name them; last the layer's own.
+fn kinds(layer: Layer) -> impl Iterator<Item = &'static str> + Clone {
+    let own = match layer {
+        Layer::PidNamespace => Some("pid"),
+        Layer::MountNamespace | Layer::Root => Some("mnt"),
+        Layer::IpcNamespace => Some("ipc"),
+        Layer::UtsNamespace => Some("uts"),
+        Layer::CgroupNamespace => Some("cgroup"),
+        Layer::NetworkNamespace => Some("net"),
+        _ => None,
+    };
+    takes_user_namespace(layer).then_some("user").into_iter().chain(own)
 }
 
 fn forbidden() -> String {

@@ -15,6 +15,7 @@ mod prepared;
 mod program;
 mod root;
 mod spawner;
+mod states;
 mod stdio;
 mod syscall;
 mod user;

@@ -100,9 +100,8 @@ impl Inner {
         let (listener_here, listener_there) = self.listener().map_err(failed("making the filter's socket"))?.unzip();
         let parent = self.parent().map_err(failed("pidfd_open"))?;
         let token = process::random().map_err(failed("getrandom"))?;
-        let programs = self.filter.as_ref().map(|filter| filter.programs(token)).unwrap_or_default();
-        let filters: Vec<_> =
-            programs.iter().map(|program| Filter { code: &program.code, listener: program.listener }).collect();
+        let program = self.filter.as_ref().map(|filter| filter.with_token(token));
+        let filter = program.as_ref().map(|program| Filter { code: &program.code, listener: program.listener });
         let standard_places = standard.iter().map(|(number, fd)| (fd.as_raw_fd(), *number));
         let declared = self.descriptors.iter().map(|(number, fd)| (fd.as_raw_fd(), *number));
         let channel = self.channel_at.map(|number| (there.as_raw_fd(), number));
@@ -111,7 +110,7 @@ impl Inner {
         let start = Start {
             plan: &self.plan,
             descriptors: &places,
-            filters: &filters,
+            filter,
             token,
             listener: listener_there.as_ref().map(AsRawFd::as_raw_fd),
             parent: parent.as_ref().map(AsRawFd::as_raw_fd),

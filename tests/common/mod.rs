@@ -95,21 +95,34 @@ pub fn refuse(number: i64, conditions: &[(u8, u64)], errno: i32) {
     seccompiler::apply_filter_all_threads(&refusal(number, conditions, errno)).expect("seccomp");
 }
 
+/// As [`refuse`], but whoever makes the call is killed (SIGSYS): so do the filters of service managers that list what
+/// is allowed.
+pub fn kill_for(number: i64, conditions: &[(u8, u64)]) {
+    use nix::sys::resource::{Resource, setrlimit};
+    // SIGSYS leaves a core, which nobody wants.
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).expect("setrlimit");
+    let filter = filter(number, conditions, seccompiler::SeccompAction::KillProcess);
+    seccompiler::apply_filter_all_threads(&filter).expect("seccomp");
+}
+
 /// As [`refuse`], in this thread and those that it starts: others go on as before.
 pub fn refuse_in_this_thread(number: i64, errno: i32) {
     seccompiler::apply_filter(&refusal(number, &[], errno)).expect("seccomp");
 }
 
 fn refusal(number: i64, conditions: &[(u8, u64)], errno: i32) -> seccompiler::BpfProgram {
+    filter(number, conditions, seccompiler::SeccompAction::Errno(u32::try_from(errno).expect("an errno")))
+}
+
+fn filter(number: i64, conditions: &[(u8, u64)], answer: seccompiler::SeccompAction) -> seccompiler::BpfProgram {
     use seccompiler::{SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule};
     let condition = |&(argument, value): &(u8, u64)| {
         SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
     };
     let conditions: Vec<_> = conditions.iter().map(condition).collect::<Result<_, _>>().expect("conditions");
     let rules = if conditions.is_empty() { vec![] } else { vec![SeccompRule::new(conditions).expect("a rule")] };
-    let errno = SeccompAction::Errno(u32::try_from(errno).expect("an errno"));
     let arch = std::env::consts::ARCH.try_into().expect("an architecture");
-    let filter = SeccompFilter::new([(number, rules)].into(), SeccompAction::Allow, errno, arch).expect("a filter");
+    let filter = SeccompFilter::new([(number, rules)].into(), SeccompAction::Allow, answer, arch).expect("a filter");
     filter.try_into().expect("a program")
 }
 
@@ -118,7 +131,7 @@ pub fn alone(name: &str, body: impl FnOnce()) {
     if role().is_none() {
         return passes(rerun(name, "alone"));
     }
-    nix::unistd::alarm::set(120);
+    nix::unistd::alarm::set(300);
     body();
 }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::process::ExitCode;
 
+use super::json_of;
 use crate::broker::Printable;
 use crate::cli::json::Json;
 use crate::cli::paint::Paint;
@@ -100,13 +101,6 @@ impl Probed {
     }
 
     fn json(&self) -> Vec<u8> {
-        let layer = |(layer, state): (Layer, Result<&str, &str>)| {
-            Json::Object(vec![
-                ("layer", Json::text(layer)),
-                ("available", Json::Bool(state.is_ok())),
-                ("detail", Json::text(state.unwrap_or_else(|why| why))),
-            ])
-        };
         let lack =
             |(layer, why): &(Layer, String)| Json::Object(vec![("layer", Json::text(layer)), ("why", Json::text(why))]);
         let preset = |(preset, missing): &(Preset, Vec<(Layer, String)>)| {
@@ -120,7 +114,7 @@ impl Probed {
             ("kernel", Json::text(&self.kernel)),
             ("machine", Json::text(std::env::consts::ARCH)),
             ("user", Json::Number(nix::unistd::geteuid().as_raw().into())),
-            ("layers", Json::list(self.host.layers().map(layer))),
+            ("layers", Json::list(self.host.layers().map(|layer| json_of(layer, "available")))),
             ("landlock_abi", Json::or_null(self.landlock.map(Json::Number))),
             ("seccomp_notification", Json::Bool(self.notifies)),
             ("presets", Json::list(self.presets.iter().map(preset))),

@@ -55,19 +55,19 @@ pub(super) fn for_start(words: Words, refusal: Refusal, signals_are_scoped: bool
 }
 
 impl Start {
-    /// Whether a program of it has a listener.
+    /// Whether it has a listener.
     pub(super) fn has_listener(&self) -> bool {
         self.program.listener
     }
 
-    /// The programs, in the order in which they are to be installed. Unless the words have [`Word::Exec`], execveat(2)
-    /// is allowed with `token` as its sixth argument, which the kernel ignores, and no other way of executing anything.
-    pub(super) fn programs(&self, token: u64) -> Vec<Program> {
+    /// The program of one start. Unless the words have [`Word::Exec`], execveat(2) is allowed with `token` as its sixth
+    /// argument, which the kernel ignores, and no other way of executing anything.
+    pub(super) fn with_token(&self, token: u64) -> Program {
         let mut program = self.program.clone();
         if let Some([lower, upper]) = self.token {
             (program.code[lower].k, program.code[upper].k) = halves(token);
         }
-        vec![program]
+        program
     }
 }
 

@@ -20,15 +20,18 @@ fn path(path: &CStr) -> usize {
     path.as_ptr().expose_provenance()
 }
 
-/// A call all of whose arguments are numbers, or addresses that the kernel reads from and that are valid: of strings with
-/// their NUL, of arrays as long as the call is told, of structs as large as it takes them to be.
-fn reading(number: libc::c_long, arguments: &[usize]) -> Result<usize, Errno> {
+/// A call that changes nothing in this memory.
+///
+/// # Safety
+/// The kernel reads what it takes for an address among the arguments, and writes to none: each is of something that
+/// lives for the length of the call, a string with its NUL, an array as long as the call is told, or a struct as large
+/// as it takes it to be. The call takes away and changes no mapping.
+unsafe fn reading(number: libc::c_long, arguments: &[usize]) -> Result<usize, Errno> {
     let mut six = [0; 6];
     for (slot, argument) in six.iter_mut().zip(arguments) {
         *slot = *argument;
     }
-    // SAFETY: this function is private, and those below pass what the line above says: what an address is of is borrowed
-    // for the length of the call.
+    // SAFETY: the caller's promise. What it does not name is 0.
     unsafe { call(number, six) }
 }
 
@@ -42,29 +45,35 @@ const AT_FDCWD: usize = libc::AT_FDCWD as usize;
 // ------------------------------------------------------------------------------------------------------ descriptors
 
 pub(super) fn dup3(from: RawFd, to: RawFd) -> Result<(), Errno> {
-    reading(libc::SYS_dup3, &[fd(from), fd(to), 0]).map(drop)
+    // SAFETY: it takes numbers.
+    unsafe { reading(libc::SYS_dup3, &[fd(from), fd(to), 0]) }.map(drop)
 }
 
 /// All from `first` on, up to `last` or to the end of all numbers.
 pub(super) fn close_range_on_exec(first: RawFd, last: Option<RawFd>) -> Result<(), Errno> {
     let last = last.map_or(u32::MAX as usize, fd);
-    reading(libc::SYS_close_range, &[fd(first), last, libc::CLOSE_RANGE_CLOEXEC as usize]).map(drop)
+    // SAFETY: it takes numbers.
+    unsafe { reading(libc::SYS_close_range, &[fd(first), last, libc::CLOSE_RANGE_CLOEXEC as usize]) }.map(drop)
 }
 
 pub(super) fn close_on_exec(descriptor: RawFd) -> Result<(), Errno> {
-    reading(libc::SYS_fcntl, &[fd(descriptor), libc::F_SETFD as usize, libc::FD_CLOEXEC as usize]).map(drop)
+    // SAFETY: it takes numbers.
+    unsafe { reading(libc::SYS_fcntl, &[fd(descriptor), libc::F_SETFD as usize, libc::FD_CLOEXEC as usize]) }.map(drop)
 }
 
 pub(super) fn close(descriptor: RawFd) -> Result<(), Errno> {
-    reading(libc::SYS_close, &[fd(descriptor)]).map(drop)
+    // SAFETY: it takes numbers.
+    unsafe { reading(libc::SYS_close, &[fd(descriptor)]) }.map(drop)
 }
 
 pub(super) fn open(name: &CStr, flags: c_int) -> Result<RawFd, Errno> {
-    reading(libc::SYS_openat, &[AT_FDCWD, path(name), (flags | libc::O_CLOEXEC) as usize]).map(new)
+    // SAFETY: a path with its NUL, borrowed for the call, and numbers.
+    unsafe { reading(libc::SYS_openat, &[AT_FDCWD, path(name), (flags | libc::O_CLOEXEC) as usize]) }.map(new)
 }
 
 pub(super) fn write(descriptor: RawFd, bytes: &[u8]) -> Result<usize, Errno> {
-    reading(libc::SYS_write, &[fd(descriptor), bytes.as_ptr().expose_provenance(), bytes.len()])
+    // SAFETY: the kernel reads as many bytes as there are.
+    unsafe { reading(libc::SYS_write, &[fd(descriptor), bytes.as_ptr().expose_provenance(), bytes.len()]) }
 }
 
 /// What getdents64(2) fills, aligned as it wants it.
@@ -99,7 +108,8 @@ pub(super) fn send_descriptor(socket: RawFd, descriptor: RawFd) -> Result<(), Er
     message.msg_control = (&raw mut control).cast();
     message.msg_controllen = size_of::<Control>() as _;
     let flags = libc::MSG_NOSIGNAL as usize;
-    reading(libc::SYS_sendmsg, &[fd(socket), (&raw const message).expose_provenance(), flags]).map(drop)
+    // SAFETY: the kernel reads the message, and what it points to, all of which lives until the end of this function.
+    unsafe { reading(libc::SYS_sendmsg, &[fd(socket), (&raw const message).expose_provenance(), flags]) }.map(drop)
 }
 
 /// Whether the process of a pidfd has ended.
@@ -128,7 +138,9 @@ const SET: usize = 8;
 /// Takes the signal's handler away, or what ignores it.
 pub(super) fn default_action(signal: c_int) -> Result<(), Errno> {
     let default = Action::default();
-    reading(libc::SYS_rt_sigaction, &[signal as usize, (&raw const default).expose_provenance(), 0, SET]).map(drop)
+    // SAFETY: a struct to be read, with no function in it; the address at which the old one would be written is null.
+    unsafe { reading(libc::SYS_rt_sigaction, &[signal as usize, (&raw const default).expose_provenance(), 0, SET]) }
+        .map(drop)
 }
 
 pub(super) fn has_handler(signal: c_int) -> Result<bool, Errno> {
@@ -176,37 +188,45 @@ impl Attributes {
 /// What is mounted and unmounted in this mount namespace is seen in no other, nor the other way round.
 pub(super) fn make_mounts_private() -> Result<(), Errno> {
     let flags = (libc::MS_REC | libc::MS_PRIVATE) as usize;
-    reading(libc::SYS_mount, &[path(c"none"), path(c"/"), 0, flags, 0]).map(drop)
+    // SAFETY: paths with their NULs, borrowed for the call, and numbers.
+    unsafe { reading(libc::SYS_mount, &[path(c"none"), path(c"/"), 0, flags, 0]) }.map(drop)
 }
 
 /// A new file system in memory, which can be configured.
 pub(super) fn fsopen_tmpfs() -> Result<RawFd, Errno> {
-    reading(libc::SYS_fsopen, &[path(c"tmpfs"), FSOPEN_CLOEXEC]).map(new)
+    // SAFETY: a path with its NUL, borrowed for the call, and numbers.
+    unsafe { reading(libc::SYS_fsopen, &[path(c"tmpfs"), FSOPEN_CLOEXEC]) }.map(new)
 }
 
 pub(super) fn fsconfig_set(context: RawFd, name: &CStr, value: &CStr) -> Result<(), Errno> {
-    reading(libc::SYS_fsconfig, &[fd(context), FSCONFIG_SET_STRING, path(name), path(value), 0]).map(drop)
+    // SAFETY: paths with their NULs, borrowed for the call, and numbers.
+    unsafe { reading(libc::SYS_fsconfig, &[fd(context), FSCONFIG_SET_STRING, path(name), path(value), 0]) }.map(drop)
 }
 
 pub(super) fn fsconfig_create(context: RawFd) -> Result<(), Errno> {
-    reading(libc::SYS_fsconfig, &[fd(context), FSCONFIG_CMD_CREATE, 0, 0, 0]).map(drop)
+    // SAFETY: it takes numbers.
+    unsafe { reading(libc::SYS_fsconfig, &[fd(context), FSCONFIG_CMD_CREATE, 0, 0, 0]) }.map(drop)
 }
 
 /// Its root, mounted nowhere yet.
 pub(super) fn fsmount(context: RawFd, attributes: Attributes) -> Result<RawFd, Errno> {
-    reading(libc::SYS_fsmount, &[fd(context), FSMOUNT_CLOEXEC, attributes.0 as usize]).map(new)
+    // SAFETY: it takes numbers.
+    unsafe { reading(libc::SYS_fsmount, &[fd(context), FSMOUNT_CLOEXEC, attributes.0 as usize]) }.map(new)
 }
 
 /// Mounts what `mounted` is the root of, at a path from `directory` on, or from the working directory.
 pub(super) fn move_mount(mounted: RawFd, directory: Option<RawFd>, name: &CStr) -> Result<(), Errno> {
     let directory = directory.map_or(AT_FDCWD, fd);
-    reading(libc::SYS_move_mount, &[fd(mounted), path(c""), directory, path(name), MOVE_MOUNT_F_EMPTY_PATH]).map(drop)
+    // SAFETY: paths with their NULs, borrowed for the call, and numbers.
+    unsafe { reading(libc::SYS_move_mount, &[fd(mounted), path(c""), directory, path(name), MOVE_MOUNT_F_EMPTY_PATH]) }
+        .map(drop)
 }
 
 /// A copy of what is mounted at the path and beneath it, mounted nowhere yet.
 pub(super) fn open_tree(name: &CStr) -> Result<RawFd, Errno> {
     let flags = OPEN_TREE_CLONE | (libc::O_CLOEXEC | libc::AT_RECURSIVE) as usize;
-    reading(libc::SYS_open_tree, &[AT_FDCWD, path(name), flags]).map(new)
+    // SAFETY: a path with its NUL, borrowed for the call, and numbers.
+    unsafe { reading(libc::SYS_open_tree, &[AT_FDCWD, path(name), flags]) }.map(new)
 }
 
 /// Adds attributes to a mount and to those beneath it. Linux 5.12.
@@ -215,68 +235,93 @@ pub(super) fn restrict_mount(mounted: RawFd, attributes: Attributes) -> Result<(
     let attributes: [u64; 4] = [attributes.0, 0, 0, 0];
     let flags = (libc::AT_EMPTY_PATH | libc::AT_RECURSIVE) as usize;
     let (address, size) = (attributes.as_ptr().expose_provenance(), size_of_val(&attributes));
-    reading(libc::SYS_mount_setattr, &[fd(mounted), path(c""), flags, address, size]).map(drop)
+    // SAFETY: a descriptor, an empty path, and a struct with its size.
+    unsafe { reading(libc::SYS_mount_setattr, &[fd(mounted), path(c""), flags, address, size]) }.map(drop)
 }
 
 pub(super) fn pivot_root(new: &CStr, old: &CStr) -> Result<(), Errno> {
-    reading(libc::SYS_pivot_root, &[path(new), path(old)]).map(drop)
+    // SAFETY: paths with their NULs, borrowed for the call, and numbers.
+    unsafe { reading(libc::SYS_pivot_root, &[path(new), path(old)]) }.map(drop)
 }
 
 /// Takes it away at once, whoever uses it still.
 pub(super) fn detach(name: &CStr) -> Result<(), Errno> {
-    reading(libc::SYS_umount2, &[path(name), libc::MNT_DETACH as usize]).map(drop)
+    // SAFETY: a path with its NUL, borrowed for the call, and numbers.
+    unsafe { reading(libc::SYS_umount2, &[path(name), libc::MNT_DETACH as usize]) }.map(drop)
 }
 
 pub(super) fn mkdir(directory: RawFd, name: &CStr, mode: u32) -> Result<(), Errno> {
-    reading(libc::SYS_mkdirat, &[fd(directory), path(name), mode as usize]).map(drop)
+    // SAFETY: a path with its NUL, borrowed for the call, and numbers.
+    unsafe { reading(libc::SYS_mkdirat, &[fd(directory), path(name), mode as usize]) }.map(drop)
 }
 
 pub(super) fn make_file(directory: RawFd, name: &CStr, mode: u32) -> Result<(), Errno> {
-    reading(libc::SYS_mknodat, &[fd(directory), path(name), (libc::S_IFREG | mode) as usize, 0]).map(drop)
+    // SAFETY: a path with its NUL, borrowed for the call, and numbers.
+    unsafe { reading(libc::SYS_mknodat, &[fd(directory), path(name), (libc::S_IFREG | mode) as usize, 0]) }.map(drop)
 }
 
 pub(super) fn symlink(target: &CStr, directory: RawFd, name: &CStr) -> Result<(), Errno> {
-    reading(libc::SYS_symlinkat, &[path(target), fd(directory), path(name)]).map(drop)
+    // SAFETY: paths with their NULs, borrowed for the call, and numbers.
+    unsafe { reading(libc::SYS_symlinkat, &[path(target), fd(directory), path(name)]) }.map(drop)
 }
 
 pub(super) fn chdir(name: &CStr) -> Result<(), Errno> {
-    reading(libc::SYS_chdir, &[path(name)]).map(drop)
+    // SAFETY: a path with its NUL, borrowed for the call, and numbers.
+    unsafe { reading(libc::SYS_chdir, &[path(name)]) }.map(drop)
 }
 
 pub(super) fn fchdir(directory: RawFd) -> Result<(), Errno> {
-    reading(libc::SYS_fchdir, &[fd(directory)]).map(drop)
+    // SAFETY: it takes numbers.
+    unsafe { reading(libc::SYS_fchdir, &[fd(directory)]) }.map(drop)
 }
 
 /// Answers what it was.
 pub(super) fn umask(mask: usize) -> Result<usize, Errno> {
-    reading(libc::SYS_umask, &[mask])
+    // SAFETY: it takes numbers.
+    unsafe { reading(libc::SYS_umask, &[mask]) }
 }
 
 // ----------------------------------------------------------------------------------------------------------- rights
 
-/// A prctl(2) that takes two numbers.
-pub(super) fn prctl(option: c_int, argument: usize) -> Result<(), Errno> {
-    reading(libc::SYS_prctl, &[option as usize, argument, 0, 0, 0]).map(drop)
+/// What prctl(2) sets to a number. It has other options, which take addresses.
+#[derive(Clone, Copy)]
+#[repr(i32)]
+pub(super) enum Property {
+    /// Takes this capability out of the bounding set.
+    WithoutCapability = libc::PR_CAPBSET_DROP,
+    Securebits = libc::PR_SET_SECUREBITS,
+    NoNewPrivs = libc::PR_SET_NO_NEW_PRIVS,
+    /// The signal that comes when the parent ends.
+    DeathSignal = libc::PR_SET_PDEATHSIG,
+}
+
+pub(super) fn prctl(property: Property, value: usize) -> Result<(), Errno> {
+    // SAFETY: it takes numbers, for all of these.
+    unsafe { reading(libc::SYS_prctl, &[property as usize, value, 0, 0, 0]) }.map(drop)
 }
 
 /// Soft and hard limit, of this process.
 pub(super) fn set_limit(resource: u32, limits: &[u64; 2]) -> Result<(), Errno> {
     // Two words, as in struct rlimit64.
-    reading(libc::SYS_prlimit64, &[0, resource as usize, limits.as_ptr().expose_provenance(), 0]).map(drop)
+    // SAFETY: numbers, and two words to be read; the address at which the old limit would be written is null.
+    unsafe { reading(libc::SYS_prlimit64, &[0, resource as usize, limits.as_ptr().expose_provenance(), 0]) }.map(drop)
 }
 
 pub(super) fn setgroups(groups: &[libc::gid_t]) -> Result<(), Errno> {
-    reading(libc::SYS_setgroups, &[groups.len(), groups.as_ptr().expose_provenance()]).map(drop)
+    // SAFETY: the kernel reads as many groups as there are.
+    unsafe { reading(libc::SYS_setgroups, &[groups.len(), groups.as_ptr().expose_provenance()]) }.map(drop)
 }
 
 /// Real, effective and saved.
 pub(super) fn setresgid(gid: libc::gid_t) -> Result<(), Errno> {
-    reading(libc::SYS_setresgid, &[gid as usize; 3]).map(drop)
+    // SAFETY: it takes numbers.
+    unsafe { reading(libc::SYS_setresgid, &[gid as usize; 3]) }.map(drop)
 }
 
 /// Real, effective and saved.
 pub(super) fn setresuid(uid: libc::uid_t) -> Result<(), Errno> {
-    reading(libc::SYS_setresuid, &[uid as usize; 3]).map(drop)
+    // SAFETY: it takes numbers.
+    unsafe { reading(libc::SYS_setresuid, &[uid as usize; 3]) }.map(drop)
 }
 
 /// Empties the effective, permitted and inheritable sets, and so the ambient one, which is never more than those.
@@ -284,19 +329,23 @@ pub(super) fn drop_capabilities() -> Result<(), Errno> {
     /// `_LINUX_CAPABILITY_VERSION_3` of linux/capability.h: 64-bit sets, in two halves of three words.
     const VERSION_3: u32 = 0x2008_0522;
     // The layouts of __user_cap_header_struct (version, pid 0 for oneself) and of two __user_cap_data_struct.
-    let header: [u32; 2] = [VERSION_3, 0];
+    let mut header: [u32; 2] = [VERSION_3, 0];
     let sets = [0_u32; 6];
-    let arguments = [header.as_ptr().expose_provenance(), sets.as_ptr().expose_provenance()];
-    reading(libc::SYS_capset, &arguments).map(drop)
+    let arguments = [header.as_mut_ptr().expose_provenance(), sets.as_ptr().expose_provenance()];
+    // SAFETY: the kernel reads a header and, for its version, two structs of three words each. It would write to the
+    // header if it did not know the version.
+    unsafe { reading(libc::SYS_capset, &arguments) }.map(drop)
 }
 
 /// No number in another PID namespace.
 pub(super) fn getppid() -> Result<usize, Errno> {
-    reading(libc::SYS_getppid, &[])
+    // SAFETY: it takes numbers.
+    unsafe { reading(libc::SYS_getppid, &[]) }
 }
 
 pub(super) fn restrict_by_landlock(ruleset: RawFd) -> Result<(), Errno> {
-    reading(libc::SYS_landlock_restrict_self, &[fd(ruleset), 0]).map(drop)
+    // SAFETY: it takes numbers.
+    unsafe { reading(libc::SYS_landlock_restrict_self, &[fd(ruleset), 0]) }.map(drop)
 }
 
 /// Puts a filter on this process. Answers what the kernel does: with SECCOMP_FILTER_FLAG_NEW_LISTENER, a descriptor.
@@ -310,7 +359,9 @@ pub(super) fn set_filter(code: &[sock_filter], flags: libc::c_ulong) -> Result<R
     let length = u16::try_from(code.len()).map_err(|_| Errno(libc::EINVAL))?;
     let program = Program { length, code: code.as_ptr() };
     let operation = libc::SECCOMP_SET_MODE_FILTER as usize;
-    reading(libc::SYS_seccomp, &[operation, flags as usize, (&raw const program).expose_provenance()]).map(new)
+    // SAFETY: the kernel reads the struct, and as many instructions as that says there are.
+    unsafe { reading(libc::SYS_seccomp, &[operation, flags as usize, (&raw const program).expose_provenance()]) }
+        .map(new)
 }
 
 // -------------------------------------------------------------------------------------------------------------- end
@@ -339,12 +390,15 @@ pub(super) fn execveat(
         Err(name) => (AT_FDCWD, path(name), 0),
     };
     let (argv, envp) = (argv.0.as_ptr().expose_provenance(), envp.0.as_ptr().expose_provenance());
-    reading(libc::SYS_execveat, &[directory, name, argv, envp, flags, token as usize]).map(drop)
+    // SAFETY: a path with its NUL, and vectors that are what `Vector::new` was promised. This memory stays for those
+    // who are in it as well: the program gets another.
+    unsafe { reading(libc::SYS_execveat, &[directory, name, argv, envp, flags, token as usize]) }.map(drop)
 }
 
 pub(super) fn exit(status: usize) -> ! {
     loop {
         // It does not return.
-        let _ = reading(libc::SYS_exit_group, &[status]);
+        // SAFETY: it takes numbers.
+        let _ = unsafe { reading(libc::SYS_exit_group, &[status]) };
     }
 }

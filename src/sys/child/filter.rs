@@ -1,4 +1,4 @@
-//! `[broker -> worker]` System-call filters, put on the new process by itself.
+//! `[broker -> worker]` The system-call filter, put on the new process by itself.
 
 use std::os::fd::RawFd;
 

@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::os::fd::RawFd;
 
-use super::calls;
+use super::calls::{self, Property};
 use super::step::Step;
 use crate::sys::call::Errno;
 
@@ -45,7 +45,7 @@ fn write_file(path: &CStr, text: &[u8]) -> Result<(), Errno> {
 
 /// Of a kernel that knows so many capabilities.
 pub(super) fn empty_bounding_set(capabilities: u8) -> Result<(), Errno> {
-    (0..capabilities).try_for_each(|capability| calls::prctl(libc::PR_CAPBSET_DROP, capability.into()))
+    (0..capabilities).try_for_each(|capability| calls::prctl(Property::WithoutCapability, capability.into()))
 }
 
 /// SECBIT_NOROOT, SECBIT_NO_SETUID_FIXUP, SECBIT_NO_CAP_AMBIENT_RAISE, with their locks, and SECBIT_KEEP_CAPS_LOCKED
@@ -54,17 +54,17 @@ pub(super) fn empty_bounding_set(capabilities: u8) -> Result<(), Errno> {
 const SECUREBITS: usize = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 5 | 1 << 6 | 1 << 7;
 
 pub(super) fn lock_securebits() -> Result<(), Errno> {
-    calls::prctl(libc::PR_SET_SECUREBITS, SECUREBITS)
+    calls::prctl(Property::Securebits, SECUREBITS)
 }
 
 pub(super) fn set_no_new_privs() -> Result<(), Errno> {
-    calls::prctl(libc::PR_SET_NO_NEW_PRIVS, 1)
+    calls::prctl(Property::NoNewPrivs, 1)
 }
 
 /// SIGKILL, when the thread ends that made this process. `parent` is its process, by pidfd for a child in another PID
 /// namespace, where it has no number.
 pub(super) fn die_with(parent: u32, pidfd: Option<RawFd>) -> Result<(), Errno> {
-    calls::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as usize)?;
+    calls::prctl(Property::DeathSignal, libc::SIGKILL as usize)?;
     // It may have died before it was watched.
     let is_gone = match pidfd {
         Some(pidfd) => calls::has_ended(pidfd)?,

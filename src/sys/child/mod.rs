@@ -66,11 +66,10 @@ pub(crate) struct Start<'a> {
     pub(crate) plan: &'a Plan,
     /// Descriptors with the numbers that they get, in ascending order of those.
     pub(crate) descriptors: &'a [(RawFd, RawFd)],
-    /// Installed in this order.
-    pub(crate) filters: &'a [Filter<'a>],
+    pub(crate) filter: Option<Filter<'a>>,
     /// What the filter wants to see with execveat(2).
     pub(crate) token: u64,
-    /// Where a filter's listener is sent. It has, until then, the number after the last of `descriptors`, at which
+    /// Where the filter's listener is sent. It has, until then, the number after the last of `descriptors`, at which
     /// nothing is that is needed here.
     pub(crate) listener: Option<RawFd>,
     /// This process, for a child that cannot ask for its parent's pid.
@@ -231,7 +230,7 @@ impl Order<'_> {
         // There is no handler to run any more.
         self.begin(Step::SignalMask);
         signals::set_mask(0)?;
-        for filter in self.start.filters {
+        if let Some(filter) = &self.start.filter {
             self.begin(Step::Seccomp);
             let listener = filter.install()?;
             if let (Some(listener), Some(socket)) = (listener, self.start.listener) {

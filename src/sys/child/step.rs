@@ -52,7 +52,7 @@ pub enum Step {
     Landlock,
     /// No signal is blocked: rt_sigprocmask(2).
     SignalMask,
-    /// The system-call filters: seccomp(2).
+    /// The system-call filter: seccomp(2).
     Seccomp,
     /// The filter's listener, handed to the parent: sendmsg(2).
     Listener,
