@@ -147,7 +147,9 @@ fn b_02_with_every_word() {
         return;
     }
     let mut wrong = otherwise(&outcome, place);
-    wrong.retain(|(name, errno)| *errno == 0 && !BY_WORDS.contains(name));
+    // In a young PID namespace of the tests' own, the starter's number is also that of a process of the worker's.
+    let young = std::process::id() < 10;
+    wrong.retain(|(name, errno)| *errno == 0 && !BY_WORDS.contains(name) && !(young && *name == "signal the parent"));
     assert!(wrong.is_empty(), "{wrong:?}");
     let traces = &outcome.traces;
     assert_eq!(traces.files, "content".repeat(7));
