@@ -12,6 +12,7 @@ use std::process::ExitStatus;
 
 use common::start::{PATIENCE, run, say, started, wait_for_the_end, worker};
 use fdbroker::{Layer, Limit, Preset, Refusal, Sandbox, SpawnError, Stdio};
+use nix::sys::signal::{SigHandler, Signal};
 use nix::unistd::dup;
 
 /// Not a test by itself: what the processes do that the tests of this file start.
@@ -208,6 +209,16 @@ fn b_13_file_size() {
     assert_eq!(file.metadata().unwrap().size(), 1000);
 }
 
+/// B-13: the same where the broker was started with that signal ignored, which stays so across exec.
+#[test]
+fn b_13_file_size_for_a_broker_that_ignores_the_signal() {
+    common::alone("b_13_file_size_for_a_broker_that_ignores_the_signal", || {
+        // SAFETY: no handler is installed.
+        unsafe { nix::sys::signal::signal(Signal::SIGXFSZ, SigHandler::SigIgn) }.unwrap();
+        b_13_file_size();
+    });
+}
+
 /// B-13: processor time beyond the limit is the end. The soft limit is the hard one, so the kernel does not warn.
 #[test]
 fn b_13_cpu_time() {
@@ -219,7 +230,7 @@ fn b_13_cpu_time() {
 #[test]
 fn b_13_core() {
     let status = end_of(&worker("abort").stderr(Stdio::null()));
-    assert_eq!(status.signal(), Some(libc::SIGABRT));
+    assert!(status.signal().is_some_and(common::aborts), "{status}");
     assert!(!status.core_dumped(), "{status}");
 }
 

@@ -158,6 +158,20 @@ pub fn temporary_files_of(command: &mut Command) -> TempDir {
     guard
 }
 
+/// Whether abort(3) ends a worker by this signal: where Landlock does not keep signals within it (before Linux 6.12), the
+/// filter lets it send none, and the C library ends it by an instruction.
+pub fn aborts(signal: i32) -> bool {
+    [libc::SIGABRT, libc::SIGSEGV, libc::SIGILL, libc::SIGTRAP].contains(&signal)
+}
+
+/// Version and patch level of the kernel: 5 and 16 of 5.16.
+pub fn kernel() -> (u32, u32) {
+    let name = nix::sys::utsname::uname().expect("uname(2)");
+    let mut numbers =
+        name.release().to_str().expect("text").split(['.', '-']).map(|number| number.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
 /// Waits for a test that was run again, and asserts that it ran and passed. A misspelt name is a failure.
 pub fn passes(mut command: Command) {
     let _files = temporary_files_of(&mut command);

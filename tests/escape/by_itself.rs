@@ -4,7 +4,7 @@ use fdbroker::Layer;
 
 use super::attempt::{List, Place};
 use super::run::{Outcome, attempts, outcome};
-use super::{answer, expected_of, kernel, landlock_is_whole, processes, programs, sockets, targets};
+use super::{answer, expected_of, kernel, landlock_is_whole, processes, programs, sockets};
 
 /// What Landlock alone refuses to a worker with a root of its own: all of it is by what the starter gave it.
 const BY_LANDLOCK_ALONE: [&str; 9] = [
@@ -23,9 +23,6 @@ const BY_LANDLOCK_ALONE: [&str; 9] = [
 /// given to the worker, and by abstract names.
 #[test]
 fn b_02_a_root_of_its_own_without_landlock() {
-    if !targets::can_be_had("b_02_a_root_of_its_own_without_landlock") {
-        return;
-    }
     let outcome = outcome(Place::WithoutLandlock);
     if !outcome.enforced.as_ref().is_some_and(|enforced| enforced.has(Layer::Root)) {
         eprintln!("SKIPPED b_02_a_root_of_its_own_without_landlock: no root of its own is to be had here");
@@ -39,9 +36,6 @@ fn b_02_a_root_of_its_own_without_landlock() {
 /// B-12: `lockdown` in a process that fdbroker did not start refuses what it refuses in a worker.
 #[test]
 fn b_12_lockdown_of_a_plain_process() {
-    if !targets::can_be_had("b_12_lockdown_of_a_plain_process") {
-        return;
-    }
     for place in [Place::PlainComputes, Place::PlainServes] {
         let mut wrong = otherwise(&outcome(place), place);
         // It has no channel.
@@ -54,9 +48,6 @@ fn b_12_lockdown_of_a_plain_process() {
 /// the files of /proc either, with which another process of its user would spawn for it.
 #[test]
 fn b_12_a_plain_process_spawns_nothing() {
-    if !targets::can_be_had("b_12_a_plain_process_spawns_nothing") {
-        return;
-    }
     if !landlock_is_whole() {
         eprintln!("SKIPPED b_12_a_plain_process_spawns_nothing: this kernel has no Landlock of ABI 6");
         return;
@@ -135,9 +126,6 @@ const BY_WORDS: [&str; 43] = [
 /// B-02: with every word of the filter, the other layers hold.
 #[test]
 fn b_02_with_every_word() {
-    if !targets::can_be_had("b_02_with_every_word") {
-        return;
-    }
     let place = Place::AllWords;
     let outcome = outcome(place);
     let enforced = outcome.enforced.as_ref().unwrap();

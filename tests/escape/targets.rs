@@ -33,20 +33,6 @@ pub struct Targets {
 
 const SECRET: &[u8; 16] = b"fdbroker secret!";
 
-/// Whether the test can have them all here. If not, it says so.
-pub fn can_be_had(test: &str) -> bool {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    // What the kernel gives who asks for nothing else; root may have it whatever it was started with.
-    const ORDINARY: u64 = 819_200;
-    let (soft, hard) = getrlimit(Resource::RLIMIT_MSGQUEUE).unwrap();
-    let _ = setrlimit(Resource::RLIMIT_MSGQUEUE, soft.max(ORDINARY), hard.max(ORDINARY));
-    let had = getrlimit(Resource::RLIMIT_MSGQUEUE).unwrap().0 >= ORDINARY;
-    if !had {
-        eprintln!("SKIPPED {test}: the limit of message queues (ulimit -q) is too low for its targets");
-    }
-    had
-}
-
 impl Targets {
     pub fn new() -> Self {
         let (guard, directory) = files();

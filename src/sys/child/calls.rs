@@ -222,9 +222,10 @@ pub(super) fn move_mount(mounted: RawFd, directory: Option<RawFd>, name: &CStr) 
         .map(drop)
 }
 
-/// A copy of what is mounted at the path and beneath it, mounted nowhere yet.
-pub(super) fn open_tree(name: &CStr) -> Result<RawFd, Errno> {
-    let flags = OPEN_TREE_CLONE | (libc::O_CLOEXEC | libc::AT_RECURSIVE) as usize;
+/// A copy of what is mounted at the path, and of what is mounted beneath that if it is `whole`; mounted nowhere yet.
+pub(super) fn open_tree(name: &CStr, whole: bool) -> Result<RawFd, Errno> {
+    let recursive = if whole { libc::AT_RECURSIVE } else { 0 };
+    let flags = OPEN_TREE_CLONE | (libc::O_CLOEXEC | recursive) as usize;
     // SAFETY: a path with its NUL, borrowed for the call, and numbers.
     unsafe { reading(libc::SYS_open_tree, &[AT_FDCWD, path(name), flags]) }.map(new)
 }
@@ -237,6 +238,25 @@ pub(super) fn restrict_mount(mounted: RawFd, attributes: Attributes) -> Result<(
     let (address, size) = (attributes.as_ptr().expose_provenance(), size_of_val(&attributes));
     // SAFETY: a descriptor, an empty path, and a struct with its size.
     unsafe { reading(libc::SYS_mount_setattr, &[fd(mounted), path(c""), flags, address, size]) }.map(drop)
+}
+
+/// Those that the mount has of which this descriptor is a part.
+pub(super) fn attributes_of(mounted: RawFd) -> Result<Attributes, Errno> {
+    // struct statfs of 64-bit kernels: 15 words, of which f_flags is the eleventh. Its first four bits are those of
+    // linux/mount.h.
+    let mut words = [0_u64; 15];
+    let into = words.as_mut_ptr().expose_provenance();
+    // SAFETY: a descriptor, and a struct that the kernel writes.
+    unsafe { call(libc::SYS_fstatfs, [fd(mounted), into, 0, 0, 0, 0]) }?;
+    Ok(Attributes(words[10] & 0xf))
+}
+
+/// Sets the attributes of the mount at this path, and of none beneath it. What is said of access times stays.
+pub(super) fn remount(name: &CStr, attributes: Attributes) -> Result<(), Errno> {
+    // Those that there are have the values of mount(2)'s flags.
+    let flags = (libc::MS_REMOUNT | libc::MS_BIND) as usize | attributes.0 as usize;
+    // SAFETY: paths with their NULs, borrowed for the call, and numbers.
+    unsafe { reading(libc::SYS_mount, &[path(c"none"), path(name), 0, flags, 0]) }.map(drop)
 }
 
 pub(super) fn pivot_root(new: &CStr, old: &CStr) -> Result<(), Errno> {

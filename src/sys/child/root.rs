@@ -1,6 +1,6 @@
 //! `[broker -> worker]` A root directory of the new process's own, in its mount namespace.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::RawFd;
 
 use super::calls::{self, Attributes};
@@ -16,7 +16,7 @@ pub(crate) enum Entity {
         path: CString,
         target: CString,
     },
-    /// What is at `source` now, with what is mounted beneath it, read-only.
+    /// What is at `source` now, read-only: with what is mounted beneath it, since Linux 5.12.
     Bind {
         path: CString,
         source: CString,
@@ -43,7 +43,7 @@ pub(super) fn make(root: &[Entity], begin: impl Fn(Step, usize)) -> Result<(), E
         calls::umask(umask)?;
     }
     begin(Step::ReadOnlyRoot, 0);
-    calls::restrict_mount(top, Attributes::READ_ONLY)?;
+    make_read_only(top)?;
     begin(Step::PivotRoot, 0);
     calls::fchdir(top)?;
     // The new root is put in the place of the old one, which then lies on top of it and is taken away.
@@ -57,11 +57,25 @@ fn empty_file_system() -> Result<RawFd, Errno> {
     let context = calls::fsopen_tmpfs()?;
     calls::fsconfig_set(context, c"mode", c"0755")?;
     calls::fsconfig_create(context)?;
-    let attributes = Attributes::NO_SUID.and(Attributes::NO_DEVICES).and(Attributes::NO_EXEC);
-    let top = calls::fsmount(context, attributes)?;
+    let top = calls::fsmount(context, OF_THE_ROOT)?;
     calls::close(context)?;
     Ok(top)
 }
+
+const OF_THE_ROOT: Attributes = Attributes::NO_SUID.and(Attributes::NO_DEVICES).and(Attributes::NO_EXEC);
+
+fn make_read_only(top: RawFd) -> Result<(), Errno> {
+    match calls::restrict_mount(top, Attributes::READ_ONLY) {
+        Err(MISSING) => {
+            calls::fchdir(top)?;
+            calls::remount(c".", OF_THE_ROOT.and(Attributes::READ_ONLY))
+        }
+        done => done,
+    }
+}
+
+/// Before Linux 5.12 there is no mount_setattr(2).
+const MISSING: Errno = Errno(libc::ENOSYS);
 
 fn put(top: RawFd, entity: &Entity) -> Result<(), Errno> {
     match entity {
@@ -69,12 +83,30 @@ fn put(top: RawFd, entity: &Entity) -> Result<(), Errno> {
         Entity::File(path) => calls::make_file(top, path, 0o444),
         Entity::Link { path, target } => calls::symlink(target, top, path),
         Entity::Bind { path, source, is_device } => {
-            let tree = calls::open_tree(source)?;
             let attributes = Attributes::READ_ONLY.and(Attributes::NO_SUID);
             let attributes = if *is_device { attributes } else { attributes.and(Attributes::NO_DEVICES) };
-            calls::restrict_mount(tree, attributes)?;
+            let tree = calls::open_tree(source, true)?;
+            match calls::restrict_mount(tree, attributes) {
+                Err(MISSING) => {
+                    calls::close(tree)?;
+                    return bind_one(top, path, source, attributes);
+                }
+                done => done?,
+            }
             calls::move_mount(tree, Some(top), path)?;
             calls::close(tree)
         }
     }
+}
+
+/// Without what is mounted beneath it, which would not be restricted: mount(2) sets the attributes of one mount, and of
+/// one that is somewhere.
+fn bind_one(top: RawFd, path: &CStr, source: &CStr, attributes: Attributes) -> Result<(), Errno> {
+    let tree = calls::open_tree(source, false)?;
+    // What it is restricted to already stays so: who is in a user namespace could not take it away.
+    let attributes = attributes.and(calls::attributes_of(tree)?);
+    calls::move_mount(tree, Some(top), path)?;
+    calls::close(tree)?;
+    calls::fchdir(top)?;
+    calls::remount(path, attributes)
 }

@@ -4,10 +4,11 @@ use super::calls;
 use crate::sys::call::Errno;
 use crate::sys::clone::Handlers;
 
-/// Rust ignores SIGPIPE, and what is ignored stays so across exec. Handlers, exec takes away; but a signal may come
-/// before that, when they are no longer blocked.
+/// Rust ignores SIGPIPE, and others SIGXFSZ, by which a limit ends a worker; what is ignored stays so across exec.
+/// Handlers, exec takes away; but a signal may come before that, when they are no longer blocked.
 pub(super) fn reset(handlers: Handlers) -> Result<(), Errno> {
     calls::default_action(libc::SIGPIPE)?;
+    calls::default_action(libc::SIGXFSZ)?;
     if handlers == Handlers::Cleared {
         return Ok(());
     }

@@ -22,9 +22,10 @@ pub enum Step {
     PrivateMounts,
     /// An empty root directory: fsopen(2), fsmount(2), move_mount(2).
     EmptyRoot,
-    /// One file or directory in it: mkdirat(2), mknodat(2), symlinkat(2), open_tree(2), move_mount(2).
+    /// One file or directory in it: mkdirat(2), mknodat(2), symlinkat(2), open_tree(2), mount_setattr(2), move_mount(2);
+    /// before Linux 5.12 fstatfs(2), fchdir(2) and mount(2).
     Bind,
-    /// The root is read-only: mount_setattr(2).
+    /// The root is read-only: mount_setattr(2), or mount(2).
     ReadOnlyRoot,
     /// It is the root, and the old one is not there any more: pivot_root(2), umount2(2).
     PivotRoot,
