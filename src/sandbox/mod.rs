@@ -280,6 +280,9 @@ impl Sandbox {
     /// A file or directory that the program needs to get going, beyond its own file and the system's libraries: it may
     /// read and execute what is there, which is in its root at the same path. For interpreters, and libraries at unusual
     /// places. It must be there. Of devices, such as `/dev/null`, it may read and write.
+    ///
+    /// What is mounted beneath a directory comes with it; before Linux 5.12 it does not, and in a user namespace there
+    /// such a directory fails the step "bind" (EINVAL): name what is in it instead.
     #[must_use]
     pub fn runtime(mut self, path: impl Into<PathBuf>) -> Self {
         self.runtime.push(path.into());
