@@ -214,7 +214,9 @@ fn reason(layer: Layer, Failure { step, why, .. }: Failure) -> String {
              that directory over itself (mount --bind)"
                 .to_owned()
         }
-        libc::ENOENT if step == Step::IdMaps => "there is no /proc here: an administrator can mount it".to_owned(),
+        libc::ENOENT if matches!(step, Step::IdMaps | Step::CloseOnExec) => {
+            "there is no /proc here: an administrator can mount it".to_owned()
+        }
         libc::EINVAL if layer == Layer::User => {
             "user 65534 does not exist here: this is a user namespace that does not map it".to_owned()
         }

@@ -52,8 +52,9 @@ impl<'a> Preparation<'a> {
         };
         let namespaces = self.namespaces()?;
         if !is_another && geteuid().is_root() && namespaces & Layer::UserNamespace.flag().unwrap_or(0) == 0 {
-            let reason = "a worker is never user 0: it is another, or in a user namespace of its own";
-            return Err(self.unavailable(Layer::User, reason.to_owned()));
+            let why = host::available(Layer::User).err().unwrap_or_else(|| "it was told to be no other".to_owned());
+            let reason = format!("a worker is never user 0, but another, or in a user namespace of its own; {why}");
+            return Err(self.unavailable(Layer::User, reason));
         }
         let root = self.root(&files)?;
         let can = self.has_rights();
