@@ -263,16 +263,20 @@ fn b_07_b_08_b_09_a_root_without_mount_setattr() {
         let is_held =
             |(place, options): &&(String, String)| place.ends_with("held/directory") && options.contains("noexec");
         assert!(before.iter().any(|mount| is_held(&mount)), "{before:?}");
-        let mut of_another = mounts_of(&with_another.spawn().unwrap().0).unwrap();
-        let all = of_another.len();
-        of_another.retain(|(place, _)| !place.ends_with("outer/inner"));
-        let beneath = usize::from(common::kernel() >= (5, 12));
-        assert_eq!(of_another.len(), all - beneath, "{of_another:?}");
+        let beneath = |(place, _): &(String, String)| place.ends_with("outer/inner");
+        if common::kernel() >= (5, 12) {
+            let of_another = mounts_of(&with_another.spawn().unwrap().0).unwrap();
+            assert!(of_another.iter().any(beneath), "{of_another:?}");
+        }
 
         common::refuse(libc::SYS_mount_setattr, &[], libc::ENOSYS);
         assert_eq!(mounts_of(&alone.spawn().unwrap().0).unwrap(), before);
         match with_another.spawn() {
-            Ok((worker, _channel)) => assert_eq!(mounts_of(&worker).unwrap(), of_another),
+            Ok((worker, _channel)) => {
+                let of_another = mounts_of(&worker).unwrap();
+                assert_eq!(of_another.len(), before.len());
+                assert!(!of_another.iter().any(beneath), "{of_another:?}");
+            }
             // In a user namespace the kernel keeps mounts together that come from outside.
             Err(SpawnError::Step { step: Step::Bind, source, .. }) => {
                 assert_eq!(source.raw_os_error(), Some(libc::EINVAL))
