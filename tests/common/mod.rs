@@ -19,6 +19,7 @@ use std::fs;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -157,6 +158,9 @@ pub fn temporary_files_of(command: &mut Command) -> TempDir {
     command.env("TMPDIR", directory);
     guard
 }
+
+/// The kernel counts a socket's time limits in ticks, the longest of which are this long. The first may be nearly over.
+pub const TICK: Duration = Duration::from_millis(10);
 
 /// Whether abort(3) ends a worker by this signal: where Landlock does not keep signals within it (before Linux 6.12), the
 /// filter lets it send none, and the C library ends it by an instruction.
