@@ -33,19 +33,22 @@ fn address(port: u16) -> SocketAddr {
 
 /// A port of [::1], of TCP and of UDP, that was free a moment ago, or `None` where there is no IPv6.
 fn ipv6_port() -> Option<u16> {
-    match TcpListener::bind((Ipv6Addr::LOCALHOST, 0)) {
-        Ok(listener) => {
-            let port = listener.local_addr().unwrap().port();
-            // TCP and UDP choose their ports without each other, and another test may have this one.
-            let free = std::net::UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)).is_ok();
-            drop(listener);
-            if free { Some(port) } else { ipv6_port() }
-        }
-        Err(error) => {
-            eprintln!("SKIPPED the part with IPv6: {error}");
-            None
+    // TCP and UDP choose their ports without each other, and another test may have this one.
+    for _ in 0..100 {
+        match TcpListener::bind((Ipv6Addr::LOCALHOST, 0)) {
+            Ok(listener) => {
+                let port = listener.local_addr().unwrap().port();
+                if std::net::UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)).is_ok() {
+                    return Some(port);
+                }
+            }
+            Err(error) => {
+                eprintln!("SKIPPED the part with IPv6: {error}");
+                return None;
+            }
         }
     }
+    panic!("no port that is free for UDP as well");
 }
 
 #[track_caller]

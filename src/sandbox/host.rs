@@ -1,10 +1,11 @@
 //! `[broker]` What this host offers, found out by trying: once for each layer.
 
 use std::cell::Cell;
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsStr};
 use std::fmt;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -188,14 +189,15 @@ fn takes_user_namespace(layer: Layer) -> bool {
 }
 
 /// A root with something in it: a host may refuse that alone. A file, if there is one, beneath which nothing is mounted:
-/// before Linux 5.12 what has mounts beneath it cannot be bound in a user namespace.
+/// without mount_setattr(2), what has mounts beneath it cannot be bound in a user namespace.
 fn one_bind() -> Vec<Entity> {
     let path = CString::from(c"host");
     let bind = |source: &CStr| Entity::Bind { path: path.clone(), source: source.to_owned(), is_device: false };
-    if Path::new("/dev/null").exists() {
-        return vec![Entity::File(path.clone()), bind(c"/dev/null")];
+    let files = [c"/dev/null", c"/proc/version"];
+    match files.into_iter().find(|file| Path::new(OsStr::from_bytes(file.to_bytes())).exists()) {
+        Some(file) => vec![Entity::File(path.clone()), bind(file)],
+        None => vec![Entity::Directory(path.clone()), bind(c"/")],
     }
-    vec![Entity::Directory(path.clone()), bind(c"/")]
 }
 
 /// In its own user namespace the worker is the user that it is outside.

@@ -281,8 +281,8 @@ impl Sandbox {
     /// read and execute what is there, which is in its root at the same path. For interpreters, and libraries at unusual
     /// places. It must be there. Of devices, such as `/dev/null`, it may read and write.
     ///
-    /// What is mounted beneath a directory comes with it; before Linux 5.12 it does not, and in a user namespace there
-    /// such a directory fails the step "bind" (EINVAL): name what is in it instead.
+    /// What is mounted beneath a directory comes with it. That takes mount_setattr(2), Linux 5.12: before, a worker has no
+    /// root of its own then ([`Layer::Root`]), and the report names the mount.
     #[must_use]
     pub fn runtime(mut self, path: impl Into<PathBuf>) -> Self {
         self.runtime.push(path.into());

@@ -239,7 +239,7 @@ impl<'a> Preparation<'a> {
             many => format!("read-only, empty but for {many} files or directories that the program needs"),
         };
         let up = self.put_up(Layer::Root, || match has_mounts {
-            true => host::available(Layer::Root).map(|_| described),
+            true => host::available(Layer::Root).and_then(|_| root::can_be_whole(files)).map(|()| described),
             false => Err("it needs the mount namespace".to_owned()),
         })?;
         if !up {

@@ -144,6 +144,13 @@ pub(crate) fn landlock_abi() -> io::Result<libc::c_long> {
     if abi >= 0 { Ok(abi) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Whether a mount can be restricted together with what is mounted beneath it: mount_setattr(2), Linux 5.12.
+pub(crate) fn restricts_trees() -> bool {
+    // SAFETY: no descriptor, an empty path, and no struct, of size 0: nothing is changed.
+    let result = unsafe { libc::syscall(libc::SYS_mount_setattr, -1, c"".as_ptr(), 0, std::ptr::null::<u8>(), 0) };
+    result == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ENOSYS)
+}
+
 /// Whether a filter can ask another process what to do with a system call (SECCOMP_RET_USER_NOTIF, Linux 5.0). Asked
 /// once.
 pub(crate) fn filters_can_notify() -> bool {

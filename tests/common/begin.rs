@@ -1,10 +1,10 @@
 //! What happens before the first test: how the tests were started is nothing that they are about.
 #![allow(unsafe_code, reason = "before main, and by system calls that have no safe form")]
 
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 
-/// The C library calls this before `main`, while there is one thread, of which all others have the mask of signals.
+/// The C library calls this before `main`.
 #[used]
 // SAFETY: the section holds pointers to functions of this type.
 #[unsafe(link_section = ".init_array")]
@@ -18,7 +18,6 @@ extern "C" fn begin() {
     // What tests write is for workers of another user to read.
     umask(Mode::from_bits_truncate(0o022));
     default_ignored_signals();
-    let _ = SigSet::all().thread_unblock();
 }
 
 /// What tests start is ended by signals. SIGPIPE alone stays as it is: Rust's runtime ignores it.

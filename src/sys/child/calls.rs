@@ -179,6 +179,7 @@ impl Attributes {
     pub(super) const NO_SUID: Self = Self(2);
     pub(super) const NO_DEVICES: Self = Self(4);
     pub(super) const NO_EXEC: Self = Self(8);
+    const NO_SYMLINKS: Self = Self(0x20_0000);
 
     pub(super) const fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -194,12 +195,12 @@ pub(super) fn make_mounts_private() -> Result<(), Errno> {
 
 /// A new file system in memory, which can be configured.
 pub(super) fn fsopen_tmpfs() -> Result<RawFd, Errno> {
-    // SAFETY: a path with its NUL, borrowed for the call, and numbers.
+    // SAFETY: a text with its NUL, borrowed for the call, and a number.
     unsafe { reading(libc::SYS_fsopen, &[path(c"tmpfs"), FSOPEN_CLOEXEC]) }.map(new)
 }
 
 pub(super) fn fsconfig_set(context: RawFd, name: &CStr, value: &CStr) -> Result<(), Errno> {
-    // SAFETY: paths with their NULs, borrowed for the call, and numbers.
+    // SAFETY: texts with their NULs, borrowed for the call, and numbers.
     unsafe { reading(libc::SYS_fsconfig, &[fd(context), FSCONFIG_SET_STRING, path(name), path(value), 0]) }.map(drop)
 }
 
@@ -242,19 +243,27 @@ pub(super) fn restrict_mount(mounted: RawFd, attributes: Attributes) -> Result<(
 
 /// Those that the mount has of which this descriptor is a part.
 pub(super) fn attributes_of(mounted: RawFd) -> Result<Attributes, Errno> {
-    // struct statfs of 64-bit kernels: 15 words, of which f_flags is the eleventh. Its first four bits are those of
-    // linux/mount.h.
+    if cfg!(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))) {
+        return Err(Errno(libc::ENOSYS));
+    }
+    // struct statfs of these architectures: 15 words, of which f_flags is the eleventh (asm-generic/statfs.h).
     let mut words = [0_u64; 15];
     let into = words.as_mut_ptr().expose_provenance();
     // SAFETY: a descriptor, and a struct that the kernel writes.
     unsafe { call(libc::SYS_fstatfs, [fd(mounted), into, 0, 0, 0, 0]) }?;
-    Ok(Attributes(words[10] & 0xf))
+    // Four have the same value as an attribute. Links are followed nowhere: ST_NOSYMFOLLOW of linux/statfs.h.
+    let same = Attributes(words[10] & 0xf);
+    Ok(if words[10] & 0x2000 == 0 { same } else { same.and(Attributes::NO_SYMLINKS) })
 }
 
 /// Sets the attributes of the mount at this path, and of none beneath it. What is said of access times stays.
 pub(super) fn remount(name: &CStr, attributes: Attributes) -> Result<(), Errno> {
-    // Those that there are have the values of mount(2)'s flags.
-    let flags = (libc::MS_REMOUNT | libc::MS_BIND) as usize | attributes.0 as usize;
+    /// linux/mount.h
+    const MS_NOSYMFOLLOW: usize = 256;
+    // The others have the same values as flags of mount(2).
+    let flags = (libc::MS_REMOUNT | libc::MS_BIND) as usize | (attributes.0 & 0xf) as usize;
+    let follows = attributes.0 & Attributes::NO_SYMLINKS.0 == 0;
+    let flags = if follows { flags } else { flags | MS_NOSYMFOLLOW };
     // SAFETY: paths with their NULs, borrowed for the call, and numbers.
     unsafe { reading(libc::SYS_mount, &[path(c"none"), path(name), 0, flags, 0]) }.map(drop)
 }
@@ -354,7 +363,7 @@ pub(super) fn drop_capabilities() -> Result<(), Errno> {
     let arguments = [header.as_mut_ptr().expose_provenance(), sets.as_ptr().expose_provenance()];
     // SAFETY: the kernel reads a header and, for its version, two structs of three words each. It would write to the
     // header if it did not know the version.
-    unsafe { reading(libc::SYS_capset, &arguments) }.map(drop)
+    unsafe { call(libc::SYS_capset, [arguments[0], arguments[1], 0, 0, 0, 0]) }.map(drop)
 }
 
 /// No number in another PID namespace.

@@ -16,7 +16,7 @@ pub(crate) enum Entity {
         path: CString,
         target: CString,
     },
-    /// What is at `source` now, read-only: with what is mounted beneath it, since Linux 5.12.
+    /// What is at `source` now, read-only, with what is mounted beneath it; where there is no mount_setattr(2), without.
     Bind {
         path: CString,
         source: CString,
@@ -74,7 +74,7 @@ fn make_read_only(top: RawFd) -> Result<(), Errno> {
     }
 }
 
-/// Before Linux 5.12 there is no mount_setattr(2).
+/// Before Linux 5.12 there is no mount_setattr(2), and some filters hide it.
 const MISSING: Errno = Errno(libc::ENOSYS);
 
 fn put(top: RawFd, entity: &Entity) -> Result<(), Errno> {
@@ -99,8 +99,9 @@ fn put(top: RawFd, entity: &Entity) -> Result<(), Errno> {
     }
 }
 
-/// Without what is mounted beneath it, which would not be restricted: mount(2) sets the attributes of one mount, and of
-/// one that is somewhere.
+/// Without what is mounted beneath it, which would not be restricted: mount(2) sets the attributes of one mount, once
+/// that is attached. (Who prepares the worker has seen to it that nothing is.) The working directory is then the root:
+/// sources are absolute.
 fn bind_one(top: RawFd, path: &CStr, source: &CStr, attributes: Attributes) -> Result<(), Errno> {
     let tree = calls::open_tree(source, false)?;
     // What it is restricted to already stays so: who is in a user namespace could not take it away.

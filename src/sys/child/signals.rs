@@ -4,8 +4,8 @@ use super::calls;
 use crate::sys::call::Errno;
 use crate::sys::clone::Handlers;
 
-/// Rust ignores SIGPIPE, and others SIGXFSZ, by which a limit ends a worker; what is ignored stays so across exec.
-/// Handlers, exec takes away; but a signal may come before that, when they are no longer blocked.
+/// Rust's runtime ignores SIGPIPE, and Python's SIGXFSZ, by which a limit ends who writes beyond it; what is ignored stays
+/// so across exec. Handlers, exec takes away; but a signal may come before that, when they are no longer blocked.
 pub(super) fn reset(handlers: Handlers) -> Result<(), Errno> {
     calls::default_action(libc::SIGPIPE)?;
     calls::default_action(libc::SIGXFSZ)?;

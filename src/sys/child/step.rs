@@ -9,8 +9,8 @@ use std::fmt;
 pub enum Step {
     /// The process with its namespaces: clone3(2).
     Clone = 1,
-    /// SIGPIPE is not ignored, as Rust does it, and no handler of the parent's is left: rt_sigaction(2). What else the
-    /// parent ignores, the worker does, as after nohup(1).
+    /// SIGPIPE is not ignored, as Rust does it, nor SIGXFSZ, which ends who writes beyond a limit, and no handler of the
+    /// parent's is left: rt_sigaction(2). What else the parent ignores, the worker does, as after nohup(1).
     Signals,
     /// The user and group as which it appears in its user namespace: /proc/self/uid_map and gid_map.
     IdMaps,
@@ -23,7 +23,7 @@ pub enum Step {
     /// An empty root directory: fsopen(2), fsmount(2), move_mount(2).
     EmptyRoot,
     /// One file or directory in it: mkdirat(2), mknodat(2), symlinkat(2), open_tree(2), mount_setattr(2), move_mount(2);
-    /// before Linux 5.12 fstatfs(2), fchdir(2) and mount(2).
+    /// where there is no mount_setattr(2), fstatfs(2), fchdir(2) and mount(2).
     Bind,
     /// The root is read-only: mount_setattr(2), or mount(2).
     ReadOnlyRoot,
