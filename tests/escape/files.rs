@@ -60,11 +60,17 @@ fn by_name(list: &mut List) {
 }
 
 fn by_other_names(list: &mut List) {
-    for name in ["/../../etc/passwd", "../../../../etc/passwd", "/usr/lib/../../etc/passwd", "/lib/../../etc/passwd"] {
+    for name in ["/../../etc/passwd", "/usr/lib/../../etc/passwd", "/lib/../../etc/passwd"] {
         list.add(name, NAMED, move |_| open(name, libc::O_RDONLY));
     }
-    for name in ["/proc/self/root/etc/passwd", "/proc/thread-self/root/etc/passwd", "/proc/self/cwd/../../etc/passwd"] {
+    for name in ["/proc/self/root/etc/passwd", "/proc/thread-self/root/etc/passwd"] {
         list.add(name, NAMED, move |_| open(name, libc::O_RDONLY));
+    }
+    // The root is above itself: however deep the working directory is, these are enough of them.
+    let up = "../".repeat(200);
+    for (name, start) in [("../../ and so on", ""), ("/proc/self/cwd/../../ and so on", "/proc/self/cwd/")] {
+        let name_of_file = format!("{start}{up}etc/passwd");
+        list.add(name, NAMED, move |_| open(&name_of_file, libc::O_RDONLY));
     }
     list.add("/proc/1/root", NAMED, |_| open("/proc/1/root/etc/passwd", libc::O_RDONLY))
         .outside(Outside::Perhaps("process 1 may be another's"));
