@@ -9,6 +9,7 @@ mod landlock;
 mod layer;
 mod limit;
 mod lockdown;
+mod mountinfo;
 mod oom;
 mod preparation;
 mod prepared;

@@ -2,11 +2,13 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::mountinfo::{Mount, mounts};
 use super::stdio::moved;
 
 /// A count of such kills, of which a worker's may be one. Opened once. A cgroup's is read at each start; the system's,
@@ -38,8 +40,7 @@ impl OomKills {
     /// The root of all cgroups has no such file.
     fn of_cgroup() -> Option<Self> {
         let cgroups = fs::read_to_string("/proc/self/cgroup").ok()?;
-        let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-        Self::open(&file_of_cgroup(&cgroups, &mounts)?, Scope::Cgroup)
+        Self::open(&file_of_cgroup(&cgroups, &mounts().ok()?)?, Scope::Cgroup)
     }
 
     fn open(path: &Path, scope: Scope) -> Option<Self> {
@@ -95,8 +96,8 @@ fn read_from_start(file: &File) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&text[..len]).into_owned())
 }
 
-/// From the texts of /proc/self/cgroup and /proc/self/mountinfo (cgroups(7), proc_pid_mountinfo(5)).
-fn file_of_cgroup(cgroups: &str, mounts: &str) -> Option<PathBuf> {
+/// From the text of /proc/self/cgroup (cgroups(7)).
+fn file_of_cgroup(cgroups: &str, mounts: &[Mount]) -> Option<PathBuf> {
     // Version 1 has a hierarchy for the memory controller; version 2 has one for all, and that controller only where
     // no version 1 has it.
     let of = |wanted: fn(&str) -> bool| {
@@ -109,21 +110,18 @@ fn file_of_cgroup(cgroups: &str, mounts: &str) -> Option<PathBuf> {
         Some(path) => (path, "cgroup", "memory", "memory.oom_control"),
         None => (of(str::is_empty)?, "cgroup2", "", "memory.events"),
     };
-    mounts.lines().find_map(|line| {
-        let (place, filesystem) = line.split_once(" - ")?;
-        let mut place = place.split(' ').skip(3);
-        let (root, mount_point) = (place.next()?, place.next()?);
-        let mut filesystem = filesystem.split(' ');
-        let (kind_here, options) = (filesystem.next()?, filesystem.nth(1).unwrap_or_default());
-        let is_it = kind_here == kind && (option.is_empty() || options.split(',').any(|word| word == option));
-        let within = Path::new(path).strip_prefix(root).ok().filter(|_| is_it)?;
-        Some(Path::new(mount_point).join(within).join(file))
+    mounts.iter().find_map(|mount| {
+        let has_option = || mount.options.as_bytes().split(|&byte| byte == b',').any(|word| word == option.as_bytes());
+        let is_it = mount.kind == kind && (option.is_empty() || has_option());
+        let within = Path::new(path).strip_prefix(&mount.root).ok().filter(|_| is_it)?;
+        Some(mount.point.join(within).join(file))
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sandbox::mountinfo::parsed;
 
     #[test]
     fn the_file_of_a_cgroup_is_found() {
@@ -139,10 +137,12 @@ mod tests {
             ("9:name=systemd:/a\n4:memory:/b/c\n0::/\n", hybrid, Some("/sys/fs/cgroup/memory/b/c/memory.oom_control")),
             ("4:cpu,memory:/docker/1f/x\n", container, Some("/sys/fs/cgroup/memory/x/memory.oom_control")),
             ("4:memory:/elsewhere\n", container, None),
+            ("0::/a\n", "25 22 0:22 / /with\\040space rw - cgroup2 none rw\n", Some("/with space/a/memory.events")),
             (v2, "", None),
             ("", unified, None),
         ] {
-            assert_eq!(file_of_cgroup(cgroups, mounts).as_deref(), file.map(Path::new), "{cgroups}{mounts}");
+            let mounts_parsed = parsed(mounts.as_bytes());
+            assert_eq!(file_of_cgroup(cgroups, &mounts_parsed).as_deref(), file.map(Path::new), "{cgroups}{mounts}");
         }
     }
 

@@ -1,13 +1,13 @@
 //! `[broker -> worker]` What stands in a worker's root directory.
 
 use std::collections::BTreeSet;
-use std::ffi::{CString, OsString};
-use std::fs;
+use std::ffi::CString;
 use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::files::{Files, Needed};
+use super::mountinfo::{self, mounts};
 use crate::sys::child::Entity;
 use crate::sys::process;
 
@@ -34,27 +34,14 @@ pub(super) fn can_be_whole(files: &Files) -> Result<(), String> {
     if process::restricts_trees() || directories().next().is_none() {
         return Ok(());
     }
-    let mounts = fs::read("/proc/self/mountinfo").map_err(|error| format!("/proc/self/mountinfo: {error}"))?;
-    for place in mounts.split(|&byte| byte == b'\n').filter_map(mount_point) {
-        if let Some(above) = directories().find(|directory| place != **directory && place.starts_with(directory)) {
+    for mount in mounts().map_err(|error| format!("{}: {error}", mountinfo::PATH))? {
+        let place = &mount.point;
+        if let Some(above) = directories().find(|directory| place != *directory && place.starts_with(directory)) {
             let (place, above) = (place.display(), above.display());
             return Err(format!("{place} is mounted beneath {above}: that takes mount_setattr(2), Linux 5.12"));
         }
     }
     Ok(())
-}
-
-/// Of a line of mountinfo (proc_pid_mountinfo(5)): the fifth field, in which some bytes are three octal digits.
-fn mount_point(line: &[u8]) -> Option<PathBuf> {
-    let mut field = line.split(|&byte| byte == b' ').nth(4)?;
-    let mut place = Vec::with_capacity(field.len());
-    while let Some((&byte, rest)) = field.split_first() {
-        let digits = (byte == b'\\').then(|| rest.get(..3)).flatten();
-        let escaped = digits.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
-        place.push(escaped.unwrap_or(byte));
-        field = if escaped.is_some() { &rest[3..] } else { rest };
-    }
-    Some(OsString::from_vec(place).into())
 }
 
 #[derive(Default)]
