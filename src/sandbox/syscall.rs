@@ -77,7 +77,19 @@ const OF_THIS_ARCHITECTURE: Calls = calls! {
         SYS_fchmodat2
 };
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(target_arch = "aarch64")]
+#[rustfmt::skip]
+const OF_THIS_ARCHITECTURE: Calls = calls! {
+        SYS_getrlimit SYS_setrlimit SYS_renameat SYS_sync_file_range SYS_quotactl_fd SYS_memfd_secret
+        SYS_process_mrelease SYS_set_mempolicy_home_node
+};
+
+/// Two are of asm/unistd.h of riscv, which libc lacks. Of getrlimit and setrlimit it has numbers, but no kernel has them.
+#[cfg(target_arch = "riscv64")]
+const OF_THIS_ARCHITECTURE: Calls =
+    &[(84, "SYS_sync_file_range"), (258, "SYS_riscv_hwprobe"), (259, "SYS_riscv_flush_icache")];
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
 const OF_THIS_ARCHITECTURE: Calls = calls! {};
 
 #[cfg(test)]

@@ -29,8 +29,11 @@ pub(super) const TASK: &[i64] = &[
     #[cfg(target_arch = "x86_64")]
     libc::SYS_arch_prctl,
     #[cfg(target_arch = "riscv64")]
-    libc::SYS_riscv_flush_icache,
+    RISCV_FLUSH_ICACHE,
 ];
+/// asm/unistd.h of riscv, which libc lacks.
+#[cfg(target_arch = "riscv64")]
+const RISCV_FLUSH_ICACHE: i64 = 259;
 
 pub(super) const SIGNALS: &[i64] = &[
     libc::SYS_rt_sigaction,
@@ -294,10 +297,13 @@ pub(super) const PROBED: &[i64] = &[
     MAP_SHADOW_STACK,
     MSEAL,
     #[cfg(target_arch = "riscv64")]
-    libc::SYS_riscv_hwprobe,
+    RISCV_HWPROBE,
 ];
 const MAP_SHADOW_STACK: i64 = 453;
 const MSEAL: i64 = 462;
+/// asm/unistd.h of riscv, which libc lacks.
+#[cfg(target_arch = "riscv64")]
+const RISCV_HWPROBE: i64 = 258;
 
 /// Refused with EPERM instead of ENOSYS, where no word allows it. Not a list of everything that is refused: that is what is not
 /// allowed above. `clone3` must stay out of it: the C library takes `clone` only after ENOSYS.
