@@ -21,6 +21,8 @@ pub(crate) unsafe fn raw(number: libc::c_long, arguments: [usize; 6]) -> isize {
     let answer: isize;
     // SAFETY: by the caller's promise about the arguments. The registers are those of the architecture's convention for
     // system calls (syscall(2), "Architecture calling conventions"); the kernel changes no others, and not the stack.
+    // But for vectors: of those whose length the processor chooses (SVE, RISC-V's V), a system call leaves nothing that a
+    // compiler may count on. Those are among what a function may change, so that is what is said.
     #[cfg(target_arch = "x86_64")]
     unsafe {
         std::arch::asm!(
@@ -39,6 +41,7 @@ pub(crate) unsafe fn raw(number: libc::c_long, arguments: [usize; 6]) -> isize {
             in("x8") number,
             inlateout("x0") a as isize => answer,
             in("x1") b, in("x2") c, in("x3") d, in("x4") e, in("x5") f,
+            clobber_abi("C"),
             options(nostack),
         );
     }
@@ -50,6 +53,7 @@ pub(crate) unsafe fn raw(number: libc::c_long, arguments: [usize; 6]) -> isize {
             in("a7") number,
             inlateout("a0") a as isize => answer,
             in("a1") b, in("a2") c, in("a3") d, in("a4") e, in("a5") f,
+            clobber_abi("C"),
             options(nostack),
         );
     }

@@ -99,7 +99,7 @@ unsafe fn by_clone3(namespaces: u64, stack: &Stack, entry: &Entry) -> Result<(li
     let start = &raw const start;
     let answer: isize;
     // The child comes back from the system call on the new stack, with the registers of its parent. It calls `begin`
-    // and never gets past that. The parent sees one instruction that changes what system calls change.
+    // and never gets past that. The parent sees one instruction that changes what system calls change (`call::raw`).
     // SAFETY: the kernel reads `arguments`, whose pointers are to `pidfd` and to a stack of that size; `begin` takes
     // what stands in its argument's register. The end of the stack is aligned as the call convention wants it.
     #[cfg(target_arch = "x86_64")]
@@ -134,7 +134,7 @@ unsafe fn by_clone3(namespaces: u64, stack: &Stack, entry: &Entry) -> Result<(li
             in("x8") libc::SYS_clone3,
             inlateout("x0") arguments => answer, in("x1") size,
             in("x20") start, in("x21") begin as extern "C" fn(*mut c_void) -> !,
-            lateout("x30") _,
+            clobber_abi("C"),
         );
     }
     // SAFETY: as above.
@@ -150,7 +150,7 @@ unsafe fn by_clone3(namespaces: u64, stack: &Stack, entry: &Entry) -> Result<(li
             in("a7") libc::SYS_clone3,
             inlateout("a0") arguments => answer, in("a1") size,
             in("s2") start, in("s3") begin as extern "C" fn(*mut c_void) -> !,
-            lateout("ra") _,
+            clobber_abi("C"),
         );
     }
     if answer < 0 { Err(Errno(-(answer as i32))) } else { Ok((answer as libc::pid_t, pidfd)) }
