@@ -92,7 +92,7 @@ fn b_12_a_plain_process_that_computes() {
         assert_eq!(errno(execute()), libc::EPERM);
         assert_eq!(executable_memory(), Err(Errno::EPERM));
         assert_eq!(errno(listener.accept().map(drop)), libc::EPERM);
-        assert_eq!(errno(UnixStream::pair().map(drop)), libc::ENOSYS);
+        makes_no_pair();
         here.write_all(b"!").unwrap();
         there.read_exact(&mut [0]).unwrap();
         std::thread::spawn(|| ()).join().unwrap();
@@ -162,7 +162,7 @@ fn b_12_again_and_again() {
             UnixStream::pair().unwrap();
         }
         Lockdown::computes().enforce().unwrap();
-        assert_eq!(errno(UnixStream::pair().map(drop)), libc::ENOSYS);
+        makes_no_pair();
         // What was given up before stays so.
         let enforced = Lockdown::spawns_nothing().enforce().unwrap();
         assert!(enforced.has(Layer::Seccomp));
@@ -363,6 +363,13 @@ fn refused_everywhere() {
     assert_eq!(nix::sys::signal::kill(parent, None), Err(Errno::EPERM));
     assert!(!prctl::get_dumpable().unwrap());
     assert_eq!(prctl::set_dumpable(true), Err(Errno::EPERM));
+}
+
+/// In one of the filter's two words: EPERM where its number stands beside that of a call that is refused by name, as on
+/// aarch64 and riscv64.
+fn makes_no_pair() {
+    let errno = errno(UnixStream::pair().map(drop));
+    assert!([libc::ENOSYS, libc::EPERM].contains(&errno), "{errno}");
 }
 
 /// In the place of this process. If it succeeded, the process would end with another status than that of a test.

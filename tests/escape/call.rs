@@ -72,6 +72,23 @@ pub fn socket(family: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
     owned(call(libc::SYS_socket, &[family as usize, kind as usize, protocol as usize]))
 }
 
+/// The C library's loader, by its name on this architecture.
+pub fn loader() -> usize {
+    text(if cfg!(target_arch = "x86_64") {
+        c"/lib64/ld-linux-x86-64.so.2"
+    } else if cfg!(target_arch = "aarch64") {
+        c"/lib/ld-linux-aarch64.so.1"
+    } else {
+        c"/lib/ld-linux-riscv64-lp64d.so.1"
+    })
+}
+
+/// Bytes of a page: 4096, 16384 or 65536 on aarch64, as the kernel was built.
+pub fn page_size() -> usize {
+    // SAFETY: asks for a number.
+    usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap()
+}
+
 /// A sockaddr_in, of 16 bytes.
 pub fn internet(address: SocketAddrV4) -> usize {
     let mut bytes = [0_u8; 16];

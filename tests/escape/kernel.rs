@@ -36,6 +36,7 @@ fn interfaces(list: &mut List) {
     list.add("userfaultfd", REFUSED, |_| call(libc::SYS_userfaultfd, &[1]))
         .outside(Outside::Perhaps("before Linux 5.11"));
     list.add("io_setup", UNKNOWN, |_| call(libc::SYS_io_setup, &[1, scratch()]));
+    #[cfg(target_arch = "x86_64")]
     list.add("modify_ldt", UNKNOWN, |_| call(libc::SYS_modify_ldt, &[0, scratch(), 8]));
     list.add("vmsplice", UNKNOWN, |_| {
         let [_read, write] = pipe()?;
@@ -119,7 +120,9 @@ fn objects(list: &mut List) {
 fn the_host(list: &mut List) {
     list.add("the kernel's log", REFUSED, |_| call(libc::SYS_syslog, &[10, 0, 0])).privileged();
     list.add("the kernel's log, read", REFUSED, |_| call(libc::SYS_syslog, &[3, scratch(), 4096])).privileged();
+    #[cfg(target_arch = "x86_64")]
     list.add("iopl", REFUSED, |_| call(libc::SYS_iopl, &[3])).outside(Outside::Perhaps("few kernels have it"));
+    #[cfg(target_arch = "x86_64")]
     list.add("ioperm", REFUSED, |_| call(libc::SYS_ioperm, &[0x80, 1, 1]))
         .outside(Outside::Perhaps("few kernels have it"));
     list.add("the clock, read by adjtimex", UNKNOWN, |_| call(libc::SYS_adjtimex, &[scratch()]));
@@ -148,6 +151,7 @@ fn the_host(list: &mut List) {
 fn numbers(list: &mut List) {
     const X32: i64 = 0x4000_0000;
     list.add("getpid of x32", UNKNOWN, |_| call(libc::SYS_getpid | X32, &[])).not("this kernel has no x32");
+    #[cfg(target_arch = "x86_64")]
     list.add("open of x32", UNKNOWN, |_| call(libc::SYS_open | X32, &[text(c"/etc/passwd"), 0]))
         .not("this kernel has no x32");
     list.add("a number beyond all", UNKNOWN, |_| call(9999, &[])).not("no kernel has it");

@@ -6,16 +6,17 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 
 use fdbroker::{Layer, Mode, Preset, Sandbox, Stdio, Word};
 
-use super::call::{call, end, leak, number, open, owned, text};
+use super::call::{call, end, leak, loader, number, open, owned, text};
 use super::common;
 use super::run::{killed, worker};
 use super::targets::Targets;
 
 /// Of each kind, one or two, with the number of the system call that the filter ends it for.
-const SAMPLE: [(&str, i64); 26] = [
+const SAMPLE: &[(&str, i64)] = &[
+    #[cfg(target_arch = "x86_64")]
     ("create a file, by creat(2)", libc::SYS_creat),
     ("make a hard link", libc::SYS_linkat),
-    ("rename, by renameat(2)", libc::SYS_renameat),
+    ("rename", libc::SYS_renameat2),
     ("a held root: go there", libc::SYS_fchdir),
     ("mount a file system", libc::SYS_mount),
     ("make the root writable, by mount_setattr(2)", libc::SYS_mount_setattr),
@@ -45,7 +46,7 @@ const SAMPLE: [(&str, i64); 26] = [
 #[test]
 fn b_02_a_refusal_that_kills() {
     let targets = Targets::new();
-    for (name, number) in SAMPLE {
+    for &(name, number) in SAMPLE {
         let (worker, output) = killed(&targets, name);
         let status = worker.wait().unwrap();
         assert!(matches!(status.signal(), Some(libc::SIGKILL | libc::SIGSYS)), "{name}: {status}: {output}");
@@ -128,7 +129,7 @@ fn execute(token: usize) {
     let argv = leak([text(c"escape"), text(c"--help"), 0]);
     call(libc::SYS_execveat, &[own, text(c""), argv, 0, libc::AT_EMPTY_PATH as usize, token]).ok();
     // The loader is there as well.
-    let loader = text(c"/lib64/ld-linux-x86-64.so.2");
+    let loader = loader();
     let argv = leak([loader, text(c"--version"), 0]);
     call(libc::SYS_execveat, &[libc::AT_FDCWD as usize, loader, argv, 0, 0, token]).ok();
     call(libc::SYS_execve, &[loader, argv, 0]).ok();

@@ -3,7 +3,7 @@
 //! one: there it works, or the table says why not.
 //!
 //! `cargo test --test escape -- --nocapture` prints the table.
-#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#![cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
 #![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout, reason = "a test")]
 #![allow(
     clippy::cast_sign_loss,
@@ -48,6 +48,7 @@ fn process() {
         ["attempt", ref rest @ .., only] => run::make_attempts(rest, Some(only)),
         ["victim"] => targets::be_victim(),
         ["threads", path] => threads::be_locked_down(path.as_ref()),
+        #[cfg(target_arch = "x86_64")]
         ["int80"] => println!("int 0x80 answers {}", threads::int_80()),
         ["children"] => killed::guess_in_children(),
         ["abort"] => killed::abort(),

@@ -80,14 +80,14 @@ fn memory(list: &mut List) {
     list.add("process_madvise", UNKNOWN, |m| {
         let pidfd = if m.is_outside() { call(libc::SYS_pidfd_open, &[m.victim, 0])? as usize } else { 0 };
         const MADV_COLD: usize = 20;
-        call(440, &[pidfd, vector(m.secret & !0xfff, 4096), 1, MADV_COLD, 0])
+        call(440, &[pidfd, vector(m.secret & !(page_size() - 1), page_size()), 1, MADV_COLD, 0])
     })
     .privileged();
     list.add("a process's robust list", UNKNOWN, |m| {
         call(libc::SYS_get_robust_list, &[m.victim, scratch(), scratch()])
     });
     list.add("move a process's pages", UNKNOWN, |m| {
-        call(libc::SYS_move_pages, &[m.victim, 1, leak([m.secret & !0xfff]), 0, scratch(), 0])
+        call(libc::SYS_move_pages, &[m.victim, 1, leak([m.secret & !(page_size() - 1)]), 0, scratch(), 0])
     })
     .outside(Outside::Perhaps("few kernels have NUMA"));
     list.add("migrate a process's pages", UNKNOWN, |m| {
@@ -122,6 +122,7 @@ fn scheduling(list: &mut List) {
         call(libc::SYS_prlimit64, &[0, libc::RLIMIT_CORE as usize, leak([1_u64 << 20; 2]), 0])
     })
     .outside(Outside::Perhaps("the hard limit may be 0"));
+    #[cfg(not(target_arch = "riscv64"))]
     list.add("raise its own limit, by setrlimit(2)", UNKNOWN, |_| {
         call(libc::SYS_setrlimit, &[libc::RLIMIT_CORE as usize, leak([0_u64, 0])])
     });
@@ -159,7 +160,9 @@ fn children(list: &mut List) {
         });
     }
     list.add("fork a child of the parent", REFUSED, move |_| cloned(child | libc::CLONE_PARENT as usize));
+    #[cfg(target_arch = "x86_64")]
     list.add("fork, by fork(2)", REFUSED, |_| child_ends(call(libc::SYS_fork, &[])));
+    #[cfg(target_arch = "x86_64")]
     list.add("fork, by vfork(2)", REFUSED, |m| {
         let number = if m.place.forks() { libc::SYS_fork } else { libc::SYS_vfork };
         child_ends(call(number, &[]))

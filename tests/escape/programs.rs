@@ -58,7 +58,7 @@ fn by_name(list: &mut List) {
         call(libc::SYS_execve, &[name, leak([name, text(c"--list"), 0]), 0])
     });
     list.add("execute the loader with a program", REFUSED, |_| {
-        let name = text(c"/lib64/ld-linux-x86-64.so.2");
+        let name = loader();
         call(libc::SYS_execve, &[name, leak([name, text(c"/bin/true"), 0]), 0])
     })
     .outside(super::attempt::Outside::Perhaps("its name depends on the C library"));
@@ -70,6 +70,7 @@ fn by_name(list: &mut List) {
         call(545 | 0x4000_0000, &[CWD, text(c"/bin/true"), 0, 0, 0, 0])
     })
     .not("this kernel has no x32");
+    #[cfg(target_arch = "x86_64")]
     list.add("load a library, by uselib(2)", UNKNOWN, |_| call(libc::SYS_uselib, &[text(c"/bin/true")]))
         .not("no kernel of today has it");
 }
@@ -93,6 +94,15 @@ fn by_descriptor(list: &mut List) {
     .outside(super::attempt::Outside::Perhaps("since Linux 6.14"));
 }
 
+/// AUDIT_ARCH_X86_64, AUDIT_ARCH_AARCH64 and AUDIT_ARCH_RISCV64 (linux/audit.h).
+const ARCHITECTURE: usize = if cfg!(target_arch = "x86_64") {
+    0xc000_003e
+} else if cfg!(target_arch = "aarch64") {
+    0xc000_00b7
+} else {
+    0xc000_00f3
+};
+
 /// The filter lets one execveat pass, by a number that it alone knows.
 fn by_guessing(list: &mut List) {
     list.add("execute, with the token !0", REFUSED, |m| execute_at(program(m), text(c""), EMPTY, !0));
@@ -102,7 +112,7 @@ fn by_guessing(list: &mut List) {
     });
     list.add("execute, with the filter's own constants", REFUSED, |m| {
         let program = program(m);
-        let guesses = [0xfdb0_7e57_fdb0_0ced, 0xfdb0_0ced_fdb0_7e57, 0xfdb0_0ced, 0xc000_003e, 0x4000_0000];
+        let guesses = [0xfdb0_7e57_fdb0_0ced, 0xfdb0_0ced_fdb0_7e57, 0xfdb0_0ced, ARCHITECTURE, 0x4000_0000];
         execute_with(program, guesses.into_iter())
     });
     list.add("execute, with 100,000 tokens", REFUSED, |m| {
@@ -157,7 +167,7 @@ fn code(list: &mut List) {
     })
     .known(LOADING);
     list.add("its own code made writable", Expected::always(WORKS), |_| {
-        let page = (execute as fn(usize) -> io::Result<i64> as usize) & !0xfff;
+        let page = (execute as fn(usize) -> io::Result<i64> as usize) & !(page_size() - 1);
         call(libc::SYS_mprotect, &[page, 4096, all_but_write()])?;
         call(libc::SYS_mprotect, &[page, 4096, (libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC) as usize])
     });
@@ -175,7 +185,7 @@ fn code(list: &mut List) {
         let memory = owned(call(libc::SYS_memfd_create, &[text(c"pages"), 0]))?;
         call(libc::SYS_write, &[number(&memory), text(c"!"), 1])?;
         let page = map(0, libc::PROT_READ, libc::MAP_SHARED, number(&memory))?;
-        call(libc::SYS_remap_file_pages, &[page, 4096, 0, 0, 0])
+        call(libc::SYS_remap_file_pages, &[page, page_size(), 0, 0, 0])
     });
 }
 

@@ -121,7 +121,7 @@ pub fn make_attempts(words: &[&str], only: Option<&str>) {
     let (place, directory) = (Place::of(place), PathBuf::from(directory));
     if place.is_plain() {
         let root = File::open("/").unwrap();
-        call(libc::SYS_dup2, &[number(&root), ROOT]).unwrap();
+        call(libc::SYS_dup3, &[number(&root), ROOT, 0]).unwrap();
         open_terminal(terminal);
     }
     let granted = if place.is_plain() { opened(&directory) } else { asked_for(&directory) };
@@ -201,7 +201,7 @@ fn say(line: &str) {
 fn open_terminal(name: &str) {
     let terminal = File::options().read(true).write(true).open(name);
     // Without O_NOCTTY it would become its own: its session has another, or none that it may have.
-    call(libc::SYS_dup2, &[number(&terminal.unwrap()), TERMINAL]).unwrap();
+    call(libc::SYS_dup3, &[number(&terminal.unwrap()), TERMINAL, 0]).unwrap();
 }
 
 /// Outside each attempt is made in a child of its own, which it may change, replace or end.
@@ -210,7 +210,7 @@ fn in_a_child(attempt: &Attempt, means: &Means, terminal: &str) -> io::Result<i6
     let pid = match call(libc::SYS_clone, &[libc::SIGCHLD as usize, 0, 0, 0, 0])? {
         0 => {
             // Nothing that is attempted takes as long.
-            call(libc::SYS_alarm, &[30]).unwrap();
+            call(libc::SYS_setitimer, &[libc::ITIMER_REAL as usize, leak([0_u64, 0, 30, 0]), 0]).unwrap();
             // A terminal whose session has ended is hung up.
             if means.place.is_plain() {
                 open_terminal(terminal);

@@ -161,7 +161,7 @@ fn files() -> (tempfile::TempDir, PathBuf) {
     let (guard, directory) = common::directory();
     let open = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
     open(&directory, 0o777);
-    for name in ["runtime", "empty", "place"] {
+    for name in ["runtime", "empty", "empty 2", "place"] {
         fs::create_dir(directory.join(name)).unwrap();
         open(&directory.join(name), 0o777);
     }
