@@ -205,7 +205,11 @@ fn attempts(means: Means) -> Vec<Attempt> {
     add(code, "executable memory", 0, EPERM, true, raw(libc::SYS_mmap, &[0, 4096, executable, private, !0, 0]));
     add(code, "make executable", 0, EPERM, true, raw(libc::SYS_mprotect, &[page, 4096, executable]));
     let no_key = !0;
-    add(code, "make executable with a key", 0, EPERM, true, {
+    // Not every architecture has keys, and where there are none there is no such call.
+    let keys = call(libc::SYS_pkey_mprotect, &[page, 4096, read_write, no_key]);
+    let keys = keys.map_or_else(|error| error.raw_os_error().unwrap_or(-1), |_| 0);
+    assert!([0, ENOSYS].contains(&keys), "{keys}");
+    add(code, "make executable with a key", keys, EPERM, true, {
         raw(libc::SYS_pkey_mprotect, &[page, 4096, executable, no_key])
     });
 

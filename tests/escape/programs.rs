@@ -151,10 +151,13 @@ fn code(list: &mut List) {
         call(libc::SYS_mprotect, &[page, 4096, (libc::PROT_READ | libc::PROT_EXEC) as usize])
     })
     .known(LOADING);
-    list.add("memory made executable, by pkey_mprotect", loading, move |_| {
+    // riscv64 has no keys, and aarch64 has some since Linux 6.12.
+    let keys = if cfg!(target_arch = "x86_64") { WORKS } else { &[0, libc::ENOSYS] };
+    list.add("memory made executable, by pkey_mprotect", Expected::always(keys).locked(EPERM), move |_| {
         let page = map(0, libc::PROT_READ | libc::PROT_WRITE, anonymous, !0)?;
         call(libc::SYS_pkey_mprotect, &[page, 4096, (libc::PROT_READ | libc::PROT_EXEC) as usize, !0])
     })
+    .outside(super::attempt::Outside::Perhaps("without protection keys there is no such call"))
     .known(LOADING);
     list.add("a file made executable memory", loading, |m| {
         map(0, libc::PROT_READ | libc::PROT_EXEC, libc::MAP_PRIVATE, number(&m.read)).map(|_| 0)
