@@ -65,6 +65,11 @@ pub(super) fn available(layer: Layer) -> Result<String, String> {
                 .to_owned())
         }
         Layer::Landlock => landlock::abi().map(|abi| format!("ABI {abi}")),
+        // K65.
+        Layer::ExecOnce if cfg!(target_arch = "riscv64") => {
+            Err("this architecture's kernel leaves a new program the registers, with the number that lets it pass"
+                .to_owned())
+        }
         Layer::Seccomp if !has_filter() => {
             Err("this kernel or machine has no system-call filters (CONFIG_SECCOMP_FILTER)".to_owned())
         }

@@ -42,7 +42,8 @@ pub enum Layer {
     Landlock,
     /// The system-call filter.
     Seccomp,
-    /// It executes no program but the one that it was started with.
+    /// It executes no program but the one that it was started with. Not to be had on riscv64, where a program finds in its
+    /// registers what let it pass: it can use that again.
     ExecOnce,
     /// Its memory is written to no core dump, and nobody of its user may trace it.
     NotDumpable,
@@ -243,6 +244,8 @@ impl Preset {
     #[must_use]
     pub const fn mode(self, layer: Layer) -> Mode {
         match (self, layer) {
+            // It is not to be had there, of no kernel: the report says so.
+            (_, Layer::ExecOnce) if cfg!(target_arch = "riscv64") => Mode::IfAvailable,
             (_, Layer::Descriptors | Layer::NoNewPrivs | Layer::Seccomp | Layer::ExecOnce | Layer::Limits) => {
                 Mode::Required
             }

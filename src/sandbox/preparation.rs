@@ -272,7 +272,9 @@ impl<'a> Preparation<'a> {
         let asked = self.sandbox.modes.contains_key(&Layer::ExecOnce) || up && once;
         if asked {
             self.put_up(Layer::ExecOnce, || match (up, once) {
-                (true, true) => Ok("the program, and no other after it".to_owned()),
+                (true, true) => {
+                    host::available(Layer::ExecOnce).map(|_| "the program, and no other after it".to_owned())
+                }
                 (true, false) => Err("the word exec allows other programs".to_owned()),
                 (false, _) => Err("it needs the filter".to_owned()),
             })?;

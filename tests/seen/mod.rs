@@ -122,8 +122,9 @@ impl Seen {
             // In a directory that everybody may list.
             Layer::Landlock => fact("list") == libc::EACCES.to_string(),
             Layer::Seccomp => self.status("Seccomp") == "2" && fact("socket") == libc::EPERM.to_string(),
-            // Not that there is no such file.
-            Layer::ExecOnce => fact("execute") == libc::EPERM.to_string(),
+            // Not that there is no such file. On riscv64 a program that looks into its registers first can execute others:
+            // `tests/filter_words.rs` has one that does.
+            Layer::ExecOnce => fact("execute") == libc::EPERM.to_string() && cfg!(not(target_arch = "riscv64")),
             Layer::NotDumpable => fact("dumpable") != "1",
             other => panic!("a layer that this test does not know: {other}"),
         }
@@ -184,7 +185,7 @@ impl Seen {
             Layer::Limits => assert_eq!(detail, "descriptors 77, core 0"),
             Layer::Landlock => assert!(detail.starts_with(&format!("ABI {}, ", landlock_abi())), "{detail}"),
             Layer::Seccomp => {
-                let exec = if self.holds(Layer::ExecOnce) { "" } else { "exec, " };
+                let exec = if self.inside["execute"] == libc::EPERM.to_string() { "" } else { "exec, " };
                 assert_eq!(detail, format!("threads, load, {exec}sockets, code; anything else: errno"));
             }
             Layer::Root => {
