@@ -1,7 +1,8 @@
 //! What happens before the first test: how the tests were started is nothing that they are about.
 #![allow(unsafe_code, reason = "before main, and by system calls that have no safe form")]
 
-use std::fs::{File, Permissions};
+use std::fs::{File, Permissions, read_to_string};
+use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -26,6 +27,9 @@ extern "C" fn begin() {
     let _ = SigSet::empty().thread_set_mask();
     room_for_descriptors();
     everybodys_program();
+    if let Some(why) = impossible() {
+        eprintln!("{why}: tests that need it fail here");
+    }
 }
 
 /// Tests are threads that share a table: what a shell has at least, if it may be had.
@@ -64,4 +68,31 @@ fn default_ignored_signals() {
             unsafe { libc::signal(signal, libc::SIG_DFL) };
         }
     }
+}
+
+/// What no test can do anything about.
+fn impossible() -> Option<&'static str> {
+    // SYS_PTRACE and SYS_ADMIN of capability.h.
+    const LOOKS_INTO_OTHERS_AND_MOUNTS: u64 = 1 << 19 | 1 << 21;
+    let loopback = || UdpSocket::bind("127.0.0.1:0")?.connect("127.0.0.1:9");
+    if loopback().is_err() {
+        return Some("the loopback interface is not up");
+    }
+    if !super::is_root() {
+        return None;
+    }
+    let has = u64::from_str_radix(&super::status(std::process::id(), "CapEff"), 16).unwrap_or(u64::MAX);
+    if has & LOOKS_INTO_OTHERS_AND_MOUNTS != LOOKS_INTO_OTHERS_AND_MOUNTS {
+        return Some(
+            "this root has no CAP_SYS_PTRACE or no CAP_SYS_ADMIN, as in a container; an ordinary user needs none",
+        );
+    }
+    let map = read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let reaches = |line: &str| {
+        let mut numbers = line.split_whitespace().map(|number| number.parse::<u64>().unwrap_or(0));
+        let (first, _, count) = (numbers.next()?, numbers.next()?, numbers.next()?);
+        Some((first..first + count).contains(&65534))
+    };
+    let reached = map.is_empty() || map.lines().any(|line| reaches(line) == Some(true));
+    (!reached).then_some("this root can become nobody else: its user namespace has no user 65534")
 }
