@@ -23,7 +23,8 @@ use crate::sys::process;
 /// more than the process itself. `Clone` is cheap. The program is the file that was opened: one that is put
 /// in its place afterwards is not the one that runs. A script and an interpreter, a loader and what is bound into the
 /// worker's root are found by their paths at each start; Landlock allows those that were opened and no others, so after
-/// they have been replaced, as by a package's upgrade, prepare anew.
+/// they have been replaced, as by a package's upgrade, prepare anew
+/// ([`Supervisor::prepare_anew`](crate::Supervisor::prepare_anew) does it for each restart).
 #[derive(Clone)]
 pub struct Prepared(Arc<Inner>);
 
