@@ -12,9 +12,11 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::Instant;
 
-use common::served::client;
+use common::served::{PATIENCE, client};
 use common::{directory, identity, refuse_in_this_thread};
+use fdbroker::wire::Refusal;
 use fdbroker::{Client, ClientError, Policy, Resolver, Rule, Service};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
@@ -249,7 +251,7 @@ impl Both {
     #[track_caller]
     fn agree(&self, path: &Path, verb: Verb) -> i32 {
         let ask = |client: &Client| {
-            let file = verb(client, path.to_owned()).map_err(|error| error.refusal().expect("an answer"))?;
+            let file = certain(|| verb(client, path.to_owned()))?;
             let place = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();
             let is_new = self.was_missing(&place, &file);
             if is_new {
@@ -259,11 +261,24 @@ impl Both {
         };
         let (one, other) = (ask(&self.openat2.1), ask(&self.walk.1));
         assert_eq!(one, other, "{} (links followed: {})", path.display(), self.follows);
-        one.map_or_else(|refusal: fdbroker::wire::Refusal| refusal.errno, |_| 0)
+        one.map_or_else(|refusal: Refusal| refusal.errno, |_| 0)
     }
 
     fn was_missing(&self, place: &Path, file: &File) -> bool {
         place.exists() && file.metadata().unwrap().permissions().mode() & 0o777 == CREATED
+    }
+}
+
+/// The answer, once it is certain (K13): while somebody else on this machine renames, the kernel can be unsure of each
+/// of a loop's `..` for as often as the resolver asks.
+fn certain(ask: impl Fn() -> Result<File, ClientError>) -> Result<File, Refusal> {
+    let begun = Instant::now();
+    loop {
+        let answer = ask().map_err(|error| error.refusal().expect("an answer"));
+        let unsure = answer.as_ref().is_err_and(|refusal| refusal.errno == libc::EAGAIN);
+        if !unsure || begun.elapsed() > PATIENCE {
+            return answer;
+        }
     }
 }
 

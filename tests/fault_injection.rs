@@ -137,7 +137,7 @@ fn faults(name: &str, main: &'static str, role: fn(Kind, &str, &Channel) -> Vec<
         return under_strace(&told, role);
     }
     if !can_inject() {
-        eprintln!("NOT TESTED: {name}: there is no strace here, or it may not trace");
+        eprintln!("SKIPPED {name}: there is no strace here, or it may not trace");
         return;
     }
     let jobs: Mutex<Vec<_>> = Mutex::default();

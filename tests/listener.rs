@@ -572,7 +572,7 @@ fn can_trace(name: &str) -> bool {
     let tried = Command::new("strace").args(["-f", "-o", "/dev/null", "true"]).stderr(Stdio::null()).status();
     let usable = tried.is_ok_and(|status| status.success());
     if !usable {
-        eprintln!("{name}: NOT RUN: strace is missing, or may not trace here");
+        eprintln!("SKIPPED {name}: strace is missing, or may not trace here");
     }
     usable
 }
@@ -834,7 +834,7 @@ fn h_08_no_proc() {
     use nix::sched::{CloneFlags, unshare};
     let name = "h_08_no_proc";
     if !common::is_root() {
-        return eprintln!("{name}: NOT RUN: a mount namespace of its own needs root");
+        return eprintln!("SKIPPED {name}: a mount namespace of its own needs root");
     }
     common::alone(name, || {
         let (_guard, directory) = common::directory();
@@ -1411,7 +1411,7 @@ fn h_08_k_16_a_peers_pidfd() {
     assert_eq!(other.hear(), "connected");
     let channel = listener.accept_deadline(anybody, soon()).unwrap();
     let pidfd = match channel.peer_pidfd() {
-        Err(ChannelError::Unsupported { what }) => return eprintln!("{NAME}: NOT RUN: {what}"),
+        Err(ChannelError::Unsupported { what }) => return eprintln!("SKIPPED {NAME}: {what}"),
         result => result.unwrap(),
     };
     assert!(is_close_on_exec(&pidfd));

@@ -5,14 +5,21 @@
 mod common;
 
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, IoSlice, Read};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
+use std::thread;
+use std::time::Duration;
 
 use common::start::{PATIENCE, run, say, started, wait_for_the_end, worker};
-use fdbroker::{Layer, Limit, Preset, Refusal, Sandbox, SpawnError, Stdio};
+use fdbroker::{Layer, Limit, Preset, Refusal, Sandbox, SpawnError, Stdio, Step};
+use nix::errno::Errno;
 use nix::sys::signal::{SigHandler, Signal};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::dup;
 
 /// Not a test by itself: what the processes do that the tests of this file start.
@@ -28,6 +35,7 @@ fn process() {
         "abort" => std::process::abort(),
         "lowered" => lowered(),
         "crowded" => crowded(),
+        "congested" => congested(),
         other => panic!("no such role: {other}"),
     }
 }
@@ -194,6 +202,24 @@ fn b_13_processes() {
     assert!(threads <= 12, "{threads}");
 }
 
+/// B-13: the limit is about what the worker does: it is started, however many others its user has.
+#[test]
+fn b_13_processes_there_are_already() {
+    if !common::is_root() {
+        eprintln!("SKIPPED b_13_processes_there_are_already: only root can start as another user");
+        return;
+    }
+    for preset in Preset::ALL {
+        let sandbox = Sandbox::new("/bin/cat").preset(preset).ids(54398, 54398).limit(Limit::Processes, 1);
+        let prepared = sandbox.stdout(Stdio::null()).prepare().unwrap();
+        let workers: Vec<_> = (0..3).map(|_| prepared.spawn().unwrap()).collect();
+        for (worker, channel) in workers {
+            drop(channel);
+            assert!(worker.wait_timeout(PATIENCE).unwrap().expect("its end").success());
+        }
+    }
+}
+
 fn end_of(sandbox: &Sandbox) -> ExitStatus {
     let (worker, _channel) = sandbox.spawn().unwrap();
     worker.wait_timeout(PATIENCE).unwrap().expect("its end")
@@ -274,10 +300,56 @@ fn crowded() {
             }
         }
     }
-    // One too few: it takes that for a moment.
-    let cat = Sandbox::new("/bin/cat").refusal(Refusal::Kill).limit(Limit::Descriptors, 3);
-    let error = cat.spawn().unwrap_err();
-    assert!(matches!(error, SpawnError::Prepare { what: "choosing the descriptors", .. }), "{error}");
-    drop(cat.refusal(Refusal::Errno).stdout(Stdio::null()).spawn().unwrap());
     drop(crowd);
+}
+
+/// B-11, K9: a worker sends its filter's listener, and the kernel counts what else its user has in flight: what is
+/// received before long is waited for, and what is not is an error that says so, after which nothing is left.
+#[test]
+fn b_11_k9_descriptors_in_flight_of_the_workers_user() {
+    run("congested");
+}
+
+fn congested() {
+    let user = 54397;
+    let (sender, receiver) = UnixStream::pair().unwrap();
+    let sent = thread::spawn(move || {
+        // SAFETY: takes numbers. By the call itself it is about this thread alone.
+        let become_user = || unsafe { libc::syscall(libc::SYS_setresuid, user, user, user) };
+        assert!(!common::is_root() || become_user() == 0);
+        let fds = [sender.as_raw_fd(); 40];
+        let rights = [ControlMessage::ScmRights(&fds)];
+        let word = [IoSlice::new(b"word")];
+        sendmsg::<()>(sender.as_raw_fd(), &word, &rights, MsgFlags::empty(), None).unwrap();
+    });
+    sent.join().unwrap();
+    set_limits(libc::RLIMIT_NOFILE, 30, limits(libc::RLIMIT_NOFILE).1).unwrap();
+    let cat = Sandbox::new("/bin/cat").refusal(Refusal::Kill).stdout(Stdio::null());
+    let cat = if common::is_root() { cat.ids(user, user) } else { cat };
+    let prepared = cat.prepare().unwrap();
+    let before = common::open_fds();
+    match prepared.spawn() {
+        Err(SpawnError::Step { step: Step::Listener, about: Some(about), source, .. }) => {
+            assert_eq!(source.raw_os_error(), Some(libc::ETOOMANYREFS));
+            assert!(about.contains("a user of its own"), "{about}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(common::open_fds(), before);
+    let child =
+        || waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT | WaitPidFlag::__WALL);
+    assert_eq!(child(), Err(Errno::ECHILD));
+    let received = thread::spawn(move || {
+        while child() == Err(Errno::ECHILD) {
+            thread::yield_now();
+        }
+        // Long enough to have been refused a few times.
+        thread::sleep(Duration::from_millis(100));
+        // What reads bytes alone closes what came with them.
+        assert_eq!((&receiver).read(&mut [0; 8]).unwrap(), 4);
+    });
+    let (worker, channel) = prepared.spawn().unwrap();
+    received.join().unwrap();
+    drop(channel);
+    assert!(worker.wait_timeout(PATIENCE).unwrap().expect("its end").success());
 }

@@ -343,6 +343,45 @@ fn the_policy_is_made_for_each_start() {
     assert_eq!(made.load(Ordering::SeqCst), 3);
 }
 
+/// While one worker runs, its program is taken away; while none does, another is put in its place, as packages do it.
+/// What was prepared once starts the one that it has opened; what is prepared anew finds what there is.
+#[test]
+fn a_program_that_is_replaced() {
+    let (_keep, directory) = common::directory();
+    for anew in [false, true] {
+        let program = directory.join(format!("program {anew}"));
+        let replaced = directory.join(format!("replaced {anew}"));
+        fs::copy("/bin/false", &program).unwrap();
+        fs::copy("/bin/true", &replaced).unwrap();
+        let sandbox = Sandbox::new(&program).stdout(Stdio::null());
+        let supervisor = quick(Supervisor::new(sandbox.prepare().unwrap(), nothing())).start_limit(3, HOUR);
+        let supervisor = if anew { supervisor.prepare_anew(sandbox) } else { supervisor };
+        let (tell, events) = mpsc::channel();
+        let name = program.clone();
+        let supervisor = supervisor.on_event(move |event| {
+            match event {
+                Event::Died { death: Death::Exit(1), .. } if name.exists() => fs::remove_file(&name).unwrap(),
+                Event::NotStarted(_) => fs::rename(&replaced, &name).unwrap(),
+                _ => {}
+            }
+            tell.send(Seen::from(event)).unwrap();
+        });
+        let outcome = supervisor.start().unwrap().wait().unwrap();
+        let ends: Vec<Seen> =
+            events.iter().filter(|event| matches!(event, Seen::NotStarted(_) | Seen::Died(_))).collect();
+        let old = Seen::Died(Death::Exit(1));
+        if anew {
+            let [first, Seen::NotStarted(why), last] = &ends[..] else { panic!("{ends:?}") };
+            assert_eq!((first, last), (&old, &Seen::Died(Death::Exit(0))));
+            assert!(why.contains(program.to_str().unwrap()), "{why}");
+            assert_eq!(outcome, Outcome::Finished(Some(Death::Exit(0))));
+        } else {
+            assert_eq!(ends, [old.clone(), old.clone(), old]);
+            assert_eq!(outcome, Outcome::GaveUp(Some(Death::Exit(1))));
+        }
+    }
+}
+
 #[test]
 fn a_worker_that_cannot_be_started_is_given_up() {
     let make = || Err::<Policy, _>("never");
@@ -733,9 +772,9 @@ fn broker() {
 fn l_01_restarts_leave_nothing() {
     common::alone("l_01_restarts_leave_nothing", || {
         let lives = |lives| {
-            let prepared = Sandbox::new("/bin/true").prepare().unwrap();
-            let supervisor = quick(Supervisor::new(prepared, nothing())).restart(Restart::Always);
-            let watched = Watched::start(supervisor);
+            let sandbox = Sandbox::new("/bin/true");
+            let supervisor = Supervisor::new(sandbox.prepare().unwrap(), nothing()).prepare_anew(sandbox);
+            let watched = Watched::start(quick(supervisor).restart(Restart::Always));
             for _ in 0..lives {
                 watched.started();
                 assert_eq!(watched.died(), Death::Exit(0));

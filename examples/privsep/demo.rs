@@ -5,13 +5,14 @@ use std::error::Error;
 use std::fs;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd;
 use std::os::unix::fs::symlink;
 use std::process::{Child, ChildStderr, Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
@@ -100,7 +101,7 @@ impl Site {
 /// The server: its broker, and through it its worker.
 struct Running {
     broker: Child,
-    audit: ChildStderr,
+    audit: Lines,
     address: SocketAddr,
     enforced: String,
     /// What the policy said when the worker asked for its log.
@@ -119,57 +120,54 @@ impl Running {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
-        let (stdout, audit) = (broker.stdout.take(), broker.stderr.take());
-        let (Some(stdout), Some(mut audit)) = (stdout, audit) else { return Err("no pipes".into()) };
+        let (stdout, stderr) = (broker.stdout.take(), broker.stderr.take());
+        let (Some(stdout), Some(mut stderr)) = (stdout, stderr) else { return Err("no pipes".into()) };
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
         let Some(address) = line.strip_prefix("listening on ") else {
             let _ = broker.wait();
-            return Err(io::read_to_string(&mut audit)?.into());
+            return Err(io::read_to_string(&mut stderr)?.into());
         };
         let address = address.trim().parse()?;
-        let mut running =
-            Self { broker, audit, address, enforced: String::new(), append: NOT_ASKED.to_owned(), requests: 0 };
-        fcntl(&running.audit, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        for line in running.lines() {
+        let mut audit = Lines { pipe: stderr, text: Vec::new() };
+        let (mut enforced, mut append) = (String::new(), NOT_ASKED.to_owned());
+        // It is the last thing that the worker asks for before it listens.
+        while append == NOT_ASKED {
+            let Some(line) = audit.next_within(PATIENCE) else { break };
             match line.strip_prefix("audit\t") {
-                None => running.enforced += &format!("{line}\n"),
+                None => enforced += &format!("{line}\n"),
                 Some(request) => {
                     if let Some((_, said)) = request.strip_prefix("append ").and_then(|append| append.split_once('\t'))
                     {
-                        running.append = said.to_owned();
+                        append = said.to_owned();
                     }
                 }
             }
         }
-        Ok(running)
+        Ok(Self { broker, audit, address, enforced, append, requests: 0 })
     }
 
-    /// What the broker has said since this was last asked. It audits a request before it answers it, so all about a
-    /// request is in the pipe when its answer is here.
-    fn lines(&mut self) -> impl Iterator<Item = String> + use<> {
-        let mut text = Vec::new();
-        // Ends with "would block" while the broker lives.
-        let _ = self.audit.read_to_end(&mut text);
-        String::from_utf8_lossy(&text).lines().map(str::to_owned).collect::<Vec<_>>().into_iter()
-    }
-
-    fn said(&mut self) -> String {
-        let said = self.lines().filter_map(|line| Some(line.strip_prefix("audit\t")?.split_once('\t')?.1.to_owned()));
-        let said: Vec<_> = said.collect();
+    /// What the broker has said since this was last asked, or will have said of so many requests: it records one when it
+    /// has answered it.
+    fn said(&mut self, requests: usize) -> String {
+        let mut said = Vec::new();
+        let patience = |so_far: usize| if so_far < requests { PATIENCE } else { Duration::ZERO };
+        while let Some(line) = self.audit.next_within(patience(said.len())) {
+            said.extend(line.strip_prefix("audit\t").and_then(|line| Some(line.split_once('\t')?.1.to_owned())));
+        }
         if said.is_empty() { NOT_ASKED.to_owned() } else { said.join("; ") }
     }
 
     fn get(&mut self, what: &str, path: &str, want_said: &str, want: &Want<'_>) -> Row {
         self.requests += 1;
         let answer = get(self.address, path);
-        let said = self.said();
+        let said = self.said(usize::from(want_said != NOT_ASKED));
         let (came_back, good) = match answer {
             Ok((status, body)) => want.judge(status, &body),
             Err(error) => (error.to_string(), false),
         };
         let asked = format!("{what} ({})", path.strip_prefix("/-/").map_or(path, |_| "from inside"));
-        Row { asked, good: good && said.starts_with(want_said), said, came_back }
+        Row { asked, good: good && said == want_said, said, came_back }
     }
 
     /// The worker has the log open since it started, and has written a line a request.
@@ -199,6 +197,33 @@ impl Running {
             said: "-".to_owned(),
             came_back: format!("exit status {}", code.map_or("unknown".to_owned(), |code| code.to_string())),
             good: code == Some(128 + Signal::SIGTERM as i32),
+        }
+    }
+}
+
+/// What comes through a pipe.
+struct Lines {
+    pipe: ChildStderr,
+    text: Vec<u8>,
+}
+
+impl Lines {
+    /// The next line, if there is one within this time.
+    fn next_within(&mut self, time: Duration) -> Option<String> {
+        let deadline = Instant::now() + time;
+        loop {
+            if let Some(end) = self.text.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.text.drain(..=end).collect();
+                return Some(String::from_utf8_lossy(&line[..end]).into_owned());
+            }
+            let rest = deadline.saturating_duration_since(Instant::now());
+            let mut wanted = [PollFd::new(self.pipe.as_fd(), PollFlags::POLLIN)];
+            if poll(&mut wanted, PollTimeout::try_from(rest).ok()?).ok()? == 0 {
+                return None;
+            }
+            let mut some = [0; 4096];
+            let len = self.pipe.read(&mut some).ok().filter(|len| *len > 0)?;
+            self.text.extend_from_slice(&some[..len]);
         }
     }
 }

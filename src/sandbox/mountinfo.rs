@@ -58,6 +58,7 @@ fn unescaped(mut field: &[u8]) -> Cow<'_, [u8]> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test")]
 mod tests {
     use super::*;
 

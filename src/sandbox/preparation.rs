@@ -16,7 +16,7 @@ use super::oom::OomKills;
 use super::prepared::Inner;
 use super::program::Program;
 use super::stdio::moved;
-use super::{Enforced, Layer, Limit, Mode, Refusal, Sandbox, Stdio, host, landlock, root, user};
+use super::{Enforced, Layer, Limit, Mode, Sandbox, Stdio, host, landlock, root, user};
 use crate::error::SpawnError;
 use crate::sys::child::{self, Image, Plan};
 use crate::sys::process;
@@ -173,15 +173,7 @@ impl<'a> Preparation<'a> {
             return wrong("there is nobody to log to: say whom (Sandbox::log)");
         }
         let last = descriptors.keys().chain(channel_at).chain(&[2]).max().copied().unwrap_or(2);
-        // The filter's listener is a descriptor of the new process for a moment, within its limit: the first after these.
-        let listener =
-            i32::from(self.sandbox.refusal == Refusal::Kill && self.sandbox.mode(Layer::Seccomp) != Mode::Off);
-        let Some(above) = last.checked_add(1 + listener) else { return wrong("there is no such descriptor") };
-        let limit = self.sandbox.limits.get(&Limit::Descriptors).copied();
-        if listener != 0 && limit.is_some_and(|limit| limit < u64::from(above.unsigned_abs())) {
-            return wrong("to kill for a refused call takes a descriptor more than the limit lets the worker have");
-        }
-        Ok(above)
+        last.checked_add(1).map_or_else(|| wrong("there is no such descriptor"), Ok)
     }
 
     /// Whether a layer is there: what it is goes into the report, or why it is not.

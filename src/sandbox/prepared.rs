@@ -23,7 +23,8 @@ use crate::sys::process;
 /// more than the process itself. `Clone` is cheap. The program is the file that was opened: one that is put
 /// in its place afterwards is not the one that runs. A script and an interpreter, a loader and what is bound into the
 /// worker's root are found by their paths at each start; Landlock allows those that were opened and no others, so after
-/// they have been replaced, as by a package's upgrade, prepare anew.
+/// they have been replaced, as by a package's upgrade, prepare anew
+/// ([`Supervisor::prepare_anew`](crate::Supervisor::prepare_anew) does it for each restart).
 #[derive(Clone)]
 pub struct Prepared(Arc<Inner>);
 
@@ -184,11 +185,16 @@ impl Inner {
             }
             Step::Limits => self.limits.get(which).map(ToString::to_string),
             Step::WorkingDirectory => Some(self.plan.working_directory.to_string_lossy().into_owned()),
+            Step::Listener if why == child::Why::Refused(libc::ETOOMANYREFS) => Some(IN_FLIGHT.to_owned()),
             _ => None,
         };
         SpawnError::Step { program: self.program.clone(), step, about, source: why.into() }
     }
 }
+
+/// What ETOOMANYREFS is about when a worker sends its filter's listener (K9).
+const IN_FLIGHT: &str = "processes of the worker's user have sent more descriptors than it may have open, which nobody \
+    has received: give the worker a user of its own, or end who does not receive";
 
 /// A broker may have closed 0, 1 or 2. Its end of the channel must not get one of these numbers, for the next `println!`
 /// to write into.

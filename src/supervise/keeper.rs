@@ -11,10 +11,12 @@ use super::restarts::{Next, Restarts};
 use super::{Event, MakePolicy, Outcome};
 use crate::broker::Broker;
 use crate::error::StartError;
-use crate::sandbox::{Death, Prepared};
+use crate::sandbox::{Death, Prepared, Sandbox};
 
 pub(super) struct Keeper {
     pub(super) prepared: Prepared,
+    /// What each worker but the first is prepared from.
+    pub(super) anew: Option<Sandbox>,
     pub(super) make_policy: Box<MakePolicy>,
     pub(super) broker: Broker,
     pub(super) name: String,
@@ -43,9 +45,12 @@ enum Why {
 
 impl Keeper {
     pub(super) fn run(mut self) -> Outcome {
+        let mut is_first = true;
         loop {
             self.restarts.started(Instant::now());
-            let end = self.live().unwrap_or_else(|error| {
+            let renewed = if is_first { Ok(()) } else { self.prepare_anew() };
+            is_first = false;
+            let end = renewed.and_then(|()| self.live()).unwrap_or_else(|error| {
                 self.tell(&Event::NotStarted(&error));
                 End { death: None, lived: Duration::ZERO, failed: true, why: Why::ItsOwn }
             });
@@ -73,6 +78,13 @@ impl Keeper {
                 }
             }
         }
+    }
+
+    fn prepare_anew(&mut self) -> Result<(), StartError> {
+        if let Some(sandbox) = &self.anew {
+            self.prepared = sandbox.prepare()?;
+        }
+        Ok(())
     }
 
     /// One life. What it returns by an error has been killed, and reaped.

@@ -25,7 +25,7 @@ use nix::sys::signal::Signal;
 
 use crate::broker::Broker;
 use crate::policy::Policy;
-use crate::sandbox::Prepared;
+use crate::sandbox::{Prepared, Sandbox};
 use crate::sys::process;
 use bell::Bell;
 use keeper::Keeper;
@@ -61,6 +61,7 @@ type MakePolicy = dyn Fn() -> Result<Arc<Policy>, Box<dyn Error + Send + Sync>> 
 #[must_use = "no worker is started before `start` is called"]
 pub struct Supervisor {
     prepared: Prepared,
+    anew: Option<Sandbox>,
     make_policy: Box<MakePolicy>,
     broker: Broker,
     name: String,
@@ -86,6 +87,7 @@ impl Supervisor {
     {
         Self {
             prepared,
+            anew: None,
             make_policy: Box::new(move || make().map(Into::into).map_err(Into::into)),
             broker: Broker::new(),
             name: "worker".to_owned(),
@@ -94,6 +96,16 @@ impl Supervisor {
             stop_timeout: Duration::from_secs(10),
             on_event: Box::new(|_| {}),
         }
+    }
+
+    /// Each worker but the first is started by what is prepared then, from this. Otherwise all are started by what was
+    /// prepared once, which knows the files of that moment: after a package's upgrade has replaced the program, the old
+    /// one is started, and after the upgrade of a library none that needs it. It takes, each time, what
+    /// [`Sandbox::prepare`] takes: a process that has given up its privileges since may not be able to. What fails is a
+    /// failed start.
+    pub fn prepare_anew(mut self, sandbox: Sandbox) -> Self {
+        self.anew = Some(sandbox);
+        self
     }
 
     /// Who serves them, with its audit, its services and its limits. Otherwise one without any of that.
@@ -167,7 +179,7 @@ impl Supervisor {
             return Err(io::Error::new(io::ErrorKind::Unsupported, ignored));
         }
         let desk = Arc::new(Desk::new(Bell::new()?));
-        let Self { prepared, make_policy, broker, name, restarts, ready_within, stop_timeout, on_event } = self;
+        let Self { prepared, anew, make_policy, broker, name, restarts, ready_within, stop_timeout, on_event } = self;
         let desk_there = desk.clone();
         let thread = thread::Builder::new().name(format!("{name} keeper").replace('\0', "\u{fffd}"));
         let thread = thread.spawn(move || {
@@ -176,6 +188,7 @@ impl Supervisor {
             let desk = desk_there;
             let keeper = Keeper {
                 prepared,
+                anew,
                 make_policy,
                 broker,
                 name,

@@ -180,6 +180,8 @@ fn sandbox_has_colours_on_a_terminal() {
         let mut script = Command::new("script");
         script.args(["-qec", &run, "/dev/null"]).env("TERM", "xterm").env_remove("NO_COLOR").stdin(Stdio::null());
         script.env_remove("CLICOLOR").env_remove("CLICOLOR_FORCE");
+        // Its user's shell can be one that runs nothing, or complains of the locale.
+        script.env("SHELL", "/bin/sh").env("LC_ALL", "C");
         if no_color {
             script.env("NO_COLOR", "1");
         }

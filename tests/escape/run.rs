@@ -120,8 +120,7 @@ pub fn make_attempts(words: &[&str], only: Option<&str>) {
     let &[place, directory, parent, victim, secret, key, tcp, udp, terminal] = words else { panic!("{words:?}") };
     let (place, directory) = (Place::of(place), PathBuf::from(directory));
     if place.is_plain() {
-        let root = File::open("/").unwrap();
-        call(libc::SYS_dup3, &[number(&root), ROOT, 0]).unwrap();
+        put(File::open("/").unwrap(), ROOT);
         open_terminal(terminal);
     }
     let granted = if place.is_plain() { opened(&directory) } else { asked_for(&directory) };
@@ -201,7 +200,15 @@ fn say(line: &str) {
 fn open_terminal(name: &str) {
     let terminal = File::options().read(true).write(true).open(name);
     // Without O_NOCTTY it would become its own: its session has another, or none that it may have.
-    call(libc::SYS_dup3, &[number(&terminal.unwrap()), TERMINAL, 0]).unwrap();
+    put(terminal.unwrap(), TERMINAL);
+}
+
+/// Has it under this number, which may be its own already: who started the tests may have left descriptors open.
+fn put(file: File, place: usize) {
+    if number(&file) == place {
+        return std::mem::forget(file);
+    }
+    call(libc::SYS_dup3, &[number(&file), place, 0]).unwrap();
 }
 
 /// Outside each attempt is made in a child of its own, which it may change, replace or end.

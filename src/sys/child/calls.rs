@@ -112,6 +112,12 @@ pub(super) fn send_descriptor(socket: RawFd, descriptor: RawFd) -> Result<(), Er
     unsafe { reading(libc::SYS_sendmsg, &[fd(socket), (&raw const message).expose_provenance(), flags]) }.map(drop)
 }
 
+pub(super) fn pause_for_a_millisecond() {
+    let pause = [0_u64, 1_000_000];
+    // SAFETY: the kernel reads one timespec. Where it would write what is left of it, there is a null pointer.
+    let _ = unsafe { reading(libc::SYS_nanosleep, &[pause.as_ptr().expose_provenance(), 0]) };
+}
+
 /// Whether the process of a pidfd has ended.
 pub(super) fn has_ended(pidfd: RawFd) -> Result<bool, Errno> {
     let mut waited = libc::pollfd { fd: pidfd, events: libc::POLLIN, revents: 0 };

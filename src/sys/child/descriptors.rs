@@ -10,15 +10,6 @@ pub(super) fn place(descriptors: &[(RawFd, RawFd)]) -> Result<(), Errno> {
     descriptors.iter().try_for_each(|(source, target)| calls::dup3(*source, *target))
 }
 
-/// Makes room at the first number after the targets, which are in ascending order: for what is made here when the limits
-/// hold. What the parent has there is not needed.
-pub(super) fn make_room(descriptors: &[(RawFd, RawFd)]) {
-    if let Some((_, last)) = descriptors.last() {
-        // Nothing may be there, which is as well.
-        let _ = calls::close(last.wrapping_add(1));
-    }
-}
-
 /// All that are no targets, which are in ascending order. They are not closed here: what is still needed is among them.
 /// exec closes them.
 pub(super) fn close_others_on_exec(descriptors: &[(RawFd, RawFd)]) -> Result<(), Errno> {

@@ -69,8 +69,7 @@ pub(crate) struct Start<'a> {
     pub(crate) filter: Option<Filter<'a>>,
     /// What the filter wants to see with execveat(2).
     pub(crate) token: u64,
-    /// Where the filter's listener is sent. It has, until then, the number after the last of `descriptors`, at which
-    /// nothing is that is needed here.
+    /// Where the filter's listener is sent.
     pub(crate) listener: Option<RawFd>,
     /// This process, for a child that cannot ask for its parent's pid.
     pub(crate) parent: Option<RawFd>,
@@ -186,9 +185,6 @@ impl Order<'_> {
         }
         self.begin(Step::Descriptors);
         descriptors::place(descriptors)?;
-        if self.start.listener.is_some() {
-            descriptors::make_room(descriptors);
-        }
         self.begin(Step::CloseOnExec);
         descriptors::close_others_on_exec(descriptors)?;
         if let Some(root) = &plan.root {
@@ -196,10 +192,6 @@ impl Order<'_> {
         }
         self.begin(Step::WorkingDirectory);
         calls::chdir(&plan.working_directory)?;
-        for (which, (resource, limits)) in plan.limits.iter().enumerate() {
-            self.begin_one(Step::Limits, which);
-            calls::set_limit(*resource, limits)?;
-        }
         if let Some(capabilities) = plan.bounding_set {
             self.begin(Step::BoundingSet);
             identity::empty_bounding_set(capabilities)?;
@@ -235,8 +227,14 @@ impl Order<'_> {
             let listener = filter.install()?;
             if let (Some(listener), Some(socket)) = (listener, self.start.listener) {
                 self.begin(Step::Listener);
-                calls::send_descriptor(socket, listener)?;
+                filter::hand_over(listener, socket)?;
             }
+        }
+        // None of them is in the way of what is done before: the kernel holds the limit of descriptors against who sends
+        // one, and that of processes against who changes its user.
+        for (which, (resource, limits)) in plan.limits.iter().enumerate() {
+            self.begin_one(Step::Limits, which);
+            calls::set_limit(*resource, limits)?;
         }
         match &plan.image {
             Some(image) => {

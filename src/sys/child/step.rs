@@ -31,8 +31,6 @@ pub enum Step {
     PivotRoot,
     /// The working directory: chdir(2).
     WorkingDirectory,
-    /// A resource limit: prlimit(2).
-    Limits,
     /// Emptying the bounding capability set: prctl(2).
     BoundingSet,
     /// User 0 has no capabilities by being user 0: prctl(2).
@@ -57,6 +55,8 @@ pub enum Step {
     Seccomp,
     /// The filter's listener, handed to the parent: sendmsg(2).
     Listener,
+    /// A resource limit: prlimit(2).
+    Limits,
     /// The program: execveat(2).
     Exec,
 }
@@ -75,7 +75,6 @@ impl Step {
         Self::ReadOnlyRoot,
         Self::PivotRoot,
         Self::WorkingDirectory,
-        Self::Limits,
         Self::BoundingSet,
         Self::Securebits,
         Self::Groups,
@@ -88,6 +87,7 @@ impl Step {
         Self::SignalMask,
         Self::Seccomp,
         Self::Listener,
+        Self::Limits,
         Self::Exec,
     ];
 
@@ -106,7 +106,6 @@ impl Step {
             Self::ReadOnlyRoot => "read-only root",
             Self::PivotRoot => "pivot_root",
             Self::WorkingDirectory => "working directory",
-            Self::Limits => "limits",
             Self::BoundingSet => "bounding set",
             Self::Securebits => "securebits",
             Self::Groups => "groups",
@@ -119,6 +118,7 @@ impl Step {
             Self::SignalMask => "signal mask",
             Self::Seccomp => "seccomp",
             Self::Listener => "listener",
+            Self::Limits => "limits",
             Self::Exec => "exec",
         }
     }
