@@ -290,7 +290,8 @@ impl Sandbox {
         self
     }
 
-    /// Limits a resource, for good. A limit above the broker's own hard limit is that.
+    /// Limits a resource, for good. A limit above the broker's own hard limit is that, as it is when the worker is prepared:
+    /// a broker that lowers its own below it afterwards starts none (step "limits", EPERM), though it be root.
     #[must_use]
     pub fn limit(mut self, resource: Limit, value: u64) -> Self {
         self.limits.insert(resource, value);
