@@ -27,6 +27,8 @@ pub use death::Death;
 pub use enforced::{Enforced, NotFull};
 pub use filter::{Refusal, UnknownRefusal, UnknownWord, Word};
 pub use host::Host;
+#[cfg(feature = "cli")]
+pub(crate) use host::has_listener;
 pub use layer::{Layer, Mode, Preset, UnknownLayer, UnknownPreset};
 pub use limit::{Limit, UnknownLimit};
 pub use lockdown::{Lockdown, lockdown};
