@@ -13,7 +13,7 @@ use nix::unistd::{getegid, geteuid};
 
 use super::states::States;
 use super::{Layer, landlock, user};
-use crate::sys::child::{self, Entity, Failure, Plan, Start, Step, Why};
+use crate::sys::child::{self, Entity, Failure, Filter, Plan, Start, Step, Why};
 use crate::sys::process;
 
 /// What this host offers for each layer of a sandbox, to this process: see [`Host::probe`].
@@ -105,6 +105,30 @@ fn has_filter() -> bool {
     cfg!(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")) && process::has_filters()
 }
 
+/// Whether the broker can be asked about a system call that a worker's filter refuses. Of the filters around a process
+/// one may have a listener, and a container's manager may have taken that: EBUSY. Found out once, unless something was
+/// wanting.
+pub(crate) fn has_listener() -> bool {
+    static HAS: Mutex<Option<bool>> = Mutex::new(None);
+    let mut has = HAS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Some(known) = *has {
+        return known;
+    }
+    if !process::filters_can_notify() {
+        return *has.insert(false);
+    }
+    // BPF_RET, SECCOMP_RET_ALLOW
+    let everything = [seccompiler::sock_filter { code: 6, jt: 0, jf: 0, k: libc::SECCOMP_RET_ALLOW }];
+    let plan = Plan { no_new_privs: true, ..nothing() };
+    let filter = Some(Filter { code: &everything, listener: true });
+    match run(&Start { plan: &plan, descriptors: &[], filter, token: 0, listener: None, parent: None }) {
+        Ok(()) => *has.insert(true),
+        Err(Failure { step: Step::Seccomp, why: Why::Refused(libc::EBUSY), .. }) => *has.insert(false),
+        // The worker's start will say it.
+        Err(_) => true,
+    }
+}
+
 /// Answers of [`try_out`], by layer and user.
 static TRIED: Mutex<Vec<((Layer, u32), Result<(), String>)>> = Mutex::new(Vec::new());
 
@@ -168,24 +192,36 @@ fn try_out(layer: Layer) -> Result<(), Failure> {
         namespaces,
         id_maps: in_user_namespace.then(id_maps),
         root: (layer == Layer::Root).then(one_bind),
-        working_directory: CString::from(c"/"),
-        limits: Vec::new(),
         bounding_set: (layer == Layer::Capabilities).then(process::capabilities),
         securebits: layer == Layer::Securebits,
         ids: (layer == Layer::User).then(user::nobody),
+        ..nothing()
+    };
+    run(&Start { plan: &plan, descriptors: &[], filter: None, token: 0, listener: None, parent: None })
+}
+
+/// The plan of a child that ends at once.
+fn nothing() -> Plan {
+    Plan {
+        namespaces: 0,
+        id_maps: None,
+        root: None,
+        working_directory: CString::from(c"/"),
+        limits: Vec::new(),
+        bounding_set: None,
+        securebits: false,
+        ids: None,
         no_new_privs: false,
         die_with_parent: false,
         landlock: None,
         image: None,
-    };
-    let start = Start { plan: &plan, descriptors: &[], filter: None, token: 0, listener: None, parent: None };
-    match child::spawn(&start) {
-        Ok((pid, pidfd)) => {
-            process::reap(&pidfd, pid);
-            Ok(())
-        }
-        Err(failure) => Err(failure),
     }
+}
+
+fn run(start: &Start<'_>) -> Result<(), Failure> {
+    child::spawn(start).map(|(pid, pidfd)| {
+        process::reap(&pidfd, pid);
+    })
 }
 
 /// Whether a try of the layer makes a user namespace, to have the right to the rest.

@@ -27,6 +27,8 @@ pub use death::Death;
 pub use enforced::{Enforced, NotFull};
 pub use filter::{Refusal, UnknownRefusal, UnknownWord, Word};
 pub use host::Host;
+#[cfg(feature = "cli")]
+pub(crate) use host::has_listener;
 pub use layer::{Layer, Mode, Preset, UnknownLayer, UnknownPreset};
 pub use limit::{Limit, UnknownLimit};
 pub use lockdown::{Lockdown, lockdown};
@@ -290,7 +292,8 @@ impl Sandbox {
         self
     }
 
-    /// Limits a resource, for good. A limit above the broker's own hard limit is that.
+    /// Limits a resource, for good. A limit above the broker's own hard limit is that, as it is when the worker is prepared:
+    /// a broker that lowers its own below it afterwards starts none (step "limits", EPERM), though it be root.
     #[must_use]
     pub fn limit(mut self, resource: Limit, value: u64) -> Self {
         self.limits.insert(resource, value);

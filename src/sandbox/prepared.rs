@@ -186,6 +186,7 @@ impl Inner {
             Step::Limits => self.limits.get(which).map(ToString::to_string),
             Step::WorkingDirectory => Some(self.plan.working_directory.to_string_lossy().into_owned()),
             Step::Listener if why == child::Why::Refused(libc::ETOOMANYREFS) => Some(IN_FLIGHT.to_owned()),
+            Step::Exec if why == child::Why::Refused(libc::EAGAIN) => Some(CROWDED.to_owned()),
             _ => None,
         };
         SpawnError::Step { program: self.program.clone(), step, about, source: why.into() }
@@ -195,6 +196,10 @@ impl Inner {
 /// What ETOOMANYREFS is about when a worker sends its filter's listener (K9).
 const IN_FLIGHT: &str = "processes of the worker's user have sent more descriptors than it may have open, which nobody \
     has received: give the worker a user of its own, or end who does not receive";
+
+/// What EAGAIN is about when it executes its program.
+const CROWDED: &str = "the worker's user has more processes and threads than the broker's RLIMIT_NPROC: give the worker \
+    a user of its own, or its workers less (Limit::Processes)";
 
 /// A broker may have closed 0, 1 or 2. Its end of the channel must not get one of these numbers, for the next `println!`
 /// to write into.

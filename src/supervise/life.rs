@@ -27,6 +27,9 @@ pub(super) struct Life {
     told_ready: bool,
 }
 
+/// How many of a worker's threads are asked whether they wait for a signal.
+const THREADS: usize = 64;
+
 /// What is new in a worker's life.
 #[derive(Default)]
 pub(super) struct News {
@@ -97,11 +100,15 @@ impl Life {
     /// Kills it, if this signal would end it were it not the first process of a PID namespace. Answers whether it is
     /// so.
     pub(super) fn kill_if_deaf_to(&self, signal: i32) -> io::Result<bool> {
-        let threads = fs::read_dir(format!("/proc/{}/task", self.worker.id()));
-        let status = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+        let directory = format!("/proc/{}", self.worker.id());
+        let status = fs::read_to_string(format!("{directory}/status")).unwrap_or_default();
         // Who waits for a signal blocks it in every thread. In one, it may be for a moment: the C library does so while
-        // it starts a thread.
-        let is_deaf = threads.into_iter().flatten().flatten().any(|thread| is_deaf_to(signal, &status(thread)));
+        // it starts a thread. Not all are asked of a worker that has thousands, which would take as long as it likes.
+        let is_deaf = may_be_deaf_to(signal, &status) && {
+            let status = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+            let threads = fs::read_dir(format!("{directory}/task")).into_iter().flatten().flatten();
+            threads.take(THREADS).any(|thread| is_deaf_to(signal, &status(thread)))
+        };
         if is_deaf {
             self.worker.kill()?;
         }
@@ -145,14 +152,23 @@ impl AsFd for Life {
 /// that it neither handles nor waits for (sigwait(3), signalfd(2)), though others are ended by it (pid_namespaces(7)).
 /// One that it ignores would not end others either.
 fn is_deaf_to(signal: i32, status: &str) -> bool {
-    let field = |name| status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
-    let in_namespaces: Vec<&str> = field("NStgid").unwrap_or_default().split_whitespace().collect();
-    let has = |name| {
-        let mask = field(name).and_then(|mask| u64::from_str_radix(mask, 16).ok()).unwrap_or(u64::MAX);
-        mask & (1 << (signal - 1)) != 0
-    };
-    let cares = ["SigCgt", "SigIgn", "SigBlk"].into_iter().any(has);
+    may_be_deaf_to(signal, status) && !has(signal, status, "SigBlk")
+}
+
+/// What is the same for all threads of a process: which it is, what it handles and what it ignores.
+fn may_be_deaf_to(signal: i32, status: &str) -> bool {
+    let in_namespaces: Vec<&str> = field(status, "NStgid").unwrap_or_default().split_whitespace().collect();
+    let cares = ["SigCgt", "SigIgn"].into_iter().any(|name| has(signal, status, name));
     in_namespaces.len() > 1 && in_namespaces.last() == Some(&"1") && !cares
+}
+
+fn has(signal: i32, status: &str, name: &str) -> bool {
+    let mask = field(status, name).and_then(|mask| u64::from_str_radix(mask, 16).ok()).unwrap_or(u64::MAX);
+    mask & (1 << (signal - 1)) != 0
+}
+
+fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }
 
 #[cfg(test)]

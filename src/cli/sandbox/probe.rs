@@ -12,7 +12,7 @@ use crate::cli::table::table;
 use crate::cli::walls::Walls;
 use crate::cli::{Failure, print};
 use crate::error::SpawnError;
-use crate::sandbox::{Host, Layer, Preset, Sandbox};
+use crate::sandbox::{Host, Layer, Preset, Sandbox, has_listener};
 use crate::sys::process;
 
 /// Exit status 0 if a sandbox with these walls can be had.
@@ -25,7 +25,7 @@ pub(super) fn probe(walls: Walls, json: bool) -> Result<ExitCode, Failure> {
     let probed = Probed {
         kernel: fs::read_to_string("/proc/sys/kernel/osrelease").map_or_else(|_| "?".into(), |line| line.trim().into()),
         landlock: process::landlock_abi().ok(),
-        notifies: process::filters_can_notify(),
+        notifies: has_listener(),
         host: Host::probe(),
         presets: Preset::ALL.map(|preset| (preset, missing(preset))),
         why_not,
@@ -95,7 +95,8 @@ impl Probed {
         match self.notifies {
             true => "with --refuse kill, the broker is told which one it was (seccomp user notification)",
             false => {
-                "with --refuse kill, only the kernel's log says which one it was (the broker is told from Linux 5.0 on)"
+                "with --refuse kill, only the kernel's log says which one it was (the broker is told from Linux 5.0 on, unless \
+                 another, as a container's manager, listens to a filter around it)"
             }
         }
     }

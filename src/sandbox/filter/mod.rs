@@ -18,7 +18,7 @@ use std::io;
 
 use seccompiler::{BpfProgram, sock_filter};
 
-use crate::sys::process;
+use super::host;
 use allow::{Exec, Signals, allowed, probed, refused};
 use compile::{Answer, JUMP_IF_EQUAL, compile};
 pub(super) use word::Words;
@@ -45,7 +45,7 @@ pub(super) struct Start {
 pub(super) fn for_start(words: Words, refusal: Refusal, signals_are_scoped: bool) -> io::Result<Start> {
     let otherwise = match refusal {
         Refusal::Errno => Answer::Errno(libc::ENOSYS),
-        Refusal::Kill if process::filters_can_notify() => Answer::Notify,
+        Refusal::Kill if host::has_listener() => Answer::Notify,
         Refusal::Kill => Answer::KillProcess,
     };
     let signals = Signals { are_scoped: signals_are_scoped, own: None };

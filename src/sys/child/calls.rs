@@ -118,6 +118,15 @@ pub(super) fn pause_for_a_millisecond() {
     let _ = unsafe { reading(libc::SYS_nanosleep, &[pause.as_ptr().expose_provenance(), 0]) };
 }
 
+/// Of a clock that only goes forward.
+pub(super) fn milliseconds() -> Result<u64, Errno> {
+    let mut time = [0_u64; 2];
+    let into = time.as_mut_ptr().expose_provenance();
+    // SAFETY: the kernel writes one timespec.
+    unsafe { call(libc::SYS_clock_gettime, [libc::CLOCK_MONOTONIC as usize, into, 0, 0, 0, 0]) }?;
+    Ok(time[0] * 1000 + time[1] / 1_000_000)
+}
+
 /// Whether the process of a pidfd has ended.
 pub(super) fn has_ended(pidfd: RawFd) -> Result<bool, Errno> {
     let mut waited = libc::pollfd { fd: pidfd, events: libc::POLLIN, revents: 0 };

@@ -53,7 +53,7 @@ pub enum Step {
     SignalMask,
     /// The system-call filter: seccomp(2).
     Seccomp,
-    /// The filter's listener, handed to the parent: sendmsg(2).
+    /// The filter's listener, handed to the parent: sendmsg(2), clock_gettime(2), nanosleep(2).
     Listener,
     /// A resource limit: prlimit(2).
     Limits,
