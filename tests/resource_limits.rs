@@ -32,6 +32,7 @@ fn process() {
         "raise" => raise(),
         "descriptors" => descriptors(),
         "threads" => threads(),
+        "signals" => signals(),
         "abort" => std::process::abort(),
         "lowered" => lowered(),
         "crowded" => crowded(),
@@ -40,13 +41,14 @@ fn process() {
     }
 }
 
-const RESOURCES: [(Limit, u32); 9] = [
+const RESOURCES: [(Limit, u32); 10] = [
     (Limit::Memory, libc::RLIMIT_AS),
     (Limit::Data, libc::RLIMIT_DATA),
     (Limit::Stack, libc::RLIMIT_STACK),
     (Limit::LockedMemory, libc::RLIMIT_MEMLOCK),
     (Limit::Descriptors, libc::RLIMIT_NOFILE),
     (Limit::Processes, libc::RLIMIT_NPROC),
+    (Limit::PendingSignals, libc::RLIMIT_SIGPENDING),
     (Limit::FileSize, libc::RLIMIT_FSIZE),
     (Limit::Core, libc::RLIMIT_CORE),
     (Limit::CpuTime, libc::RLIMIT_CPU),
@@ -76,6 +78,7 @@ fn asked(limit: Limit) -> u64 {
         Limit::LockedMemory => 1 << 12,
         Limit::Descriptors => 33,
         Limit::Processes => 3000,
+        Limit::PendingSignals => 2000,
         Limit::FileSize => 12345,
         Limit::Core => 0,
         Limit::CpuTime => 999,
@@ -200,6 +203,31 @@ fn b_13_processes() {
     assert_eq!(seen, libc::EAGAIN.to_string());
     let threads: u32 = common::status(worker.id(), "Threads").parse().unwrap();
     assert!(threads <= 12, "{threads}");
+}
+
+/// B-13: no more signals wait than the limit; and so the broker's user has others left.
+#[test]
+fn b_13_pending_signals() {
+    let (_worker, _channel, seen) = started(&worker("signals").limit(Limit::PendingSignals, 7));
+    let (queued, errno) = seen.split_once(' ').unwrap();
+    assert!(queued.parse::<u32>().unwrap() <= 7, "{seen}");
+    assert_eq!(errno, libc::EAGAIN.to_string());
+}
+
+/// Sends itself a signal that is blocked, and of which each is queued, until that fails.
+fn signals() {
+    let signal = libc::SIGRTMIN();
+    // SAFETY: a set of signals that the kernel reads, and numbers.
+    let (queued, error) = unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigaddset(&raw mut set, signal);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+        let own = libc::syscall(libc::SYS_gettid);
+        let queue = || libc::syscall(libc::SYS_tgkill, libc::getpid(), own, signal) == 0;
+        ((0..1_000_000).take_while(|_| queue()).count(), io::Error::last_os_error())
+    };
+    say(&format!("{queued} {}", error.raw_os_error().unwrap()));
+    wait_for_the_end();
 }
 
 /// B-13: the limit is about what the worker does: it is started, however many others its user has.

@@ -354,6 +354,21 @@ fn b_11_b_08_the_filter_has_no_listener() {
     });
 }
 
+/// B-08, B-02: another listens to a filter around the broker, as a container's manager may: the kernel kills by itself.
+#[test]
+fn b_08_b_02_another_has_the_listener() {
+    common::alone("b_08_b_02_another_has_the_listener", || {
+        nix::sys::prctl::set_no_new_privs().unwrap();
+        let listener = install(&Numbers::These(vec![libc::SYS_sethostname])).unwrap();
+        let shell = Sandbox::new("/bin/sh").args(["-c", "exec /bin/true"]).preset(Preset::Floor);
+        let shell = shell.layer(Layer::DieWithParent, Mode::Off).refusal(Refusal::Kill);
+        let (worker, _channel) = shell.spawn().unwrap();
+        let status = worker.wait_timeout(PATIENCE).unwrap().expect("its end");
+        assert_eq!(status.signal(), Some(libc::SIGSYS), "{status}");
+        drop(listener);
+    });
+}
+
 fn step_of(prepared: &Prepared) -> (Step, i32) {
     match prepared.spawn() {
         Err(SpawnError::Step { step, about: None, source, .. }) => (step, source.raw_os_error().unwrap()),

@@ -49,7 +49,7 @@ pub(super) struct Walls {
     #[arg(help_heading = HEADING)]
     refuse: Refusal,
     /// A limited resource: memory, data, stack, locked-memory, file-size or core, in bytes, of which k, M, G and T make
-    /// 1024 times as many each; cpu-time, in seconds; descriptors or processes, by their number
+    /// 1024 times as many each; cpu-time, in seconds; descriptors, processes or pending-signals, by their number
     #[arg(long, value_name = "NAME=VALUE", value_delimiter = ',', value_parser = limit)]
     #[arg(help_heading = HEADING)]
     limit: Vec<(Limit, u64)>,

@@ -201,7 +201,7 @@ impl fmt::Display for Mode {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Preset {
-    /// What every user may have on every kernel: no namespaces.
+    /// What is to be had without namespaces.
     Floor,
     /// The floor, with an empty root and namespaces that cost little.
     #[default]
@@ -229,7 +229,7 @@ impl Preset {
     pub const fn description(self) -> &'static str {
         match self {
             Self::Floor => {
-                "what every user may have on every kernel: Landlock, the filter, limits; for hosts without namespaces"
+                "what is to be had without namespaces: Landlock, the filter, limits; for hosts that have none"
             }
             Self::Standard => {
                 "an empty read-only root and cheap namespaces as well; the filter refuses sockets; for most workers"

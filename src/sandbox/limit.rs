@@ -22,6 +22,8 @@ pub enum Limit {
     Descriptors,
     /// Processes and threads of its *user*, on the whole system (RLIMIT_NPROC): others of that user count.
     Processes,
+    /// Signals of its *user* that are queued, and timers that would queue one (RLIMIT_SIGPENDING): others of that user count.
+    PendingSignals,
     /// Bytes of a file that it writes to (RLIMIT_FSIZE); SIGXFSZ ends it there.
     FileSize,
     /// Bytes of a core dump (RLIMIT_CORE). 0 in every sandbox, unless said otherwise.
@@ -32,13 +34,14 @@ pub enum Limit {
 
 impl Limit {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Memory,
         Self::Data,
         Self::Stack,
         Self::LockedMemory,
         Self::Descriptors,
         Self::Processes,
+        Self::PendingSignals,
         Self::FileSize,
         Self::Core,
         Self::CpuTime,
@@ -54,6 +57,7 @@ impl Limit {
             Self::LockedMemory => "locked memory",
             Self::Descriptors => "descriptors",
             Self::Processes => "processes",
+            Self::PendingSignals => "pending signals",
             Self::FileSize => "file size",
             Self::Core => "core",
             Self::CpuTime => "cpu time",
@@ -70,6 +74,7 @@ impl Limit {
             Self::LockedMemory => "bytes of memory that cannot be swapped out",
             Self::Descriptors => "open descriptors: one more than the highest number",
             Self::Processes => "processes and threads of its user, on the whole system",
+            Self::PendingSignals => "queued signals, and timers, of its user, on the whole system",
             Self::FileSize => "bytes of a file that it writes to",
             Self::Core => "bytes of a core dump; 0 unless said otherwise",
             Self::CpuTime => "seconds of processor time",
@@ -86,6 +91,7 @@ impl Limit {
             Self::LockedMemory => libc::RLIMIT_MEMLOCK,
             Self::Descriptors => libc::RLIMIT_NOFILE,
             Self::Processes => libc::RLIMIT_NPROC,
+            Self::PendingSignals => libc::RLIMIT_SIGPENDING,
             Self::FileSize => libc::RLIMIT_FSIZE,
             Self::Core => libc::RLIMIT_CORE,
             Self::CpuTime => libc::RLIMIT_CPU,

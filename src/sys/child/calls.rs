@@ -124,7 +124,7 @@ pub(super) fn milliseconds() -> Result<u64, Errno> {
     let into = time.as_mut_ptr().expose_provenance();
     // SAFETY: the kernel writes one timespec.
     unsafe { call(libc::SYS_clock_gettime, [libc::CLOCK_MONOTONIC as usize, into, 0, 0, 0, 0]) }?;
-    Ok(time[0] * 1000 + time[1] / 1_000_000)
+    Ok(time[0].wrapping_mul(1000).wrapping_add(time[1] / 1_000_000))
 }
 
 /// Whether the process of a pidfd has ended.

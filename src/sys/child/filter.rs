@@ -35,10 +35,14 @@ impl Filter<'_> {
 /// same time are a part for a moment: then it is tried anew, for a second. By the clock: on a machine that others keep
 /// busy, a pause is longer than it should be.
 pub(super) fn hand_over(listener: RawFd, socket: RawFd) -> Result<(), Errno> {
-    let late = calls::milliseconds()?.saturating_add(1000);
+    let mut late = None;
     loop {
         match calls::send_descriptor(socket, listener) {
-            Err(Errno(libc::ETOOMANYREFS | libc::ENOBUFS | libc::ENOMEM)) if calls::milliseconds()? < late => {
+            Err(refused @ Errno(libc::ETOOMANYREFS | libc::ENOBUFS | libc::ENOMEM)) => {
+                let now = calls::milliseconds()?;
+                if now >= *late.get_or_insert(now.wrapping_add(1000)) {
+                    return Err(refused);
+                }
                 calls::pause_for_a_millisecond();
             }
             done => return done,

@@ -231,7 +231,7 @@ impl Order<'_> {
             }
         }
         // None of them is in the way of what is done before: the kernel holds the limit of descriptors against who sends
-        // one, and that of processes against who changes its user.
+        // one (K9), and that of processes against who changes its user (K66).
         for (which, (resource, limits)) in plan.limits.iter().enumerate() {
             self.begin_one(Step::Limits, which);
             calls::set_limit(*resource, limits)?;
