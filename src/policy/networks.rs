@@ -51,21 +51,22 @@ impl<T> Networks<T> {
         Ok(())
     }
 
-    /// The least of what is said of this address (or of any of the family) and this port (or of any). Goes through all
-    /// that is said. Of an IPv4 address in IPv6 form nothing is.
-    pub(crate) fn overlapping(&self, address: Option<IpAddr>, v4: bool, port: Option<u16>) -> Option<&T>
-    where
-        T: Ord,
-    {
+    /// What is said of this address (or of any of the family) and this port (or of any): of several, of the longest
+    /// prefix, the lowest network and the lowest ports. Goes through all that is said. Of an IPv4 address in IPv6 form
+    /// nothing is.
+    pub(crate) fn overlapping(&self, address: Option<IpAddr>, v4: bool, port: Option<u16>) -> Option<&T> {
         if address.is_some_and(|address| mapped(address).is_some()) {
             return None;
         }
         let prefixes = if v4 { &self.v4 } else { &self.v6 };
-        let said = prefixes.iter().flat_map(|prefix| {
-            let about = move |network: &IpAddr| address.is_none_or(|address| masked(address, prefix.len) == *network);
-            prefix.networks.iter().filter(move |(network, _)| about(network)).flat_map(|(_, ranges)| ranges)
-        });
-        said.filter(|(ports, _)| port.is_none_or(|port| ports.contains(port))).map(|(_, value)| value).min()
+        prefixes.iter().find_map(|prefix| {
+            let about = |network: &IpAddr| address.is_none_or(|address| masked(address, prefix.len) == *network);
+            let networks = prefix.networks.iter().filter(|(network, _)| about(network));
+            let said = networks.flat_map(|(network, ranges)| ranges.iter().map(move |said| (network, said)));
+            let said = said.filter(|(_, (ports, _))| port.is_none_or(|port| ports.contains(port)));
+            let lowest = said.min_by_key(|(network, (ports, _))| (*network, ports.first()));
+            lowest.map(|(_, (_, value))| value)
+        })
     }
 
     /// What is said of this address and port. An IPv4 address in IPv6 form is in no network.

@@ -10,6 +10,7 @@ pub mod matching;
 pub mod objection;
 pub mod real;
 
+use std::cmp::Reverse;
 use std::net::{IpAddr, SocketAddr};
 
 use fdbroker::policy::Why;
@@ -292,15 +293,12 @@ impl Model {
                         && (any || address_in(asked.ip(), address, prefix_len))
                         && (chosen || within(ports, asked.port())) =>
                 {
-                    Some((prefix_len, number))
+                    Some((prefix_len, Reverse((address, ports.0)), number))
                 }
                 _ => None,
             });
-            // Of several, any would do: the first that was given is told.
-            let about: Vec<_> = about.collect();
-            let longest = about.iter().max_by_key(|(prefix_len, _)| *prefix_len);
-            let first = about.iter().min_by_key(|(_, number)| *number);
-            if any || chosen { first } else { longest }.map(|(_, number)| *number)
+            // "Of several, of the longest prefix, the lowest network and the lowest ports."
+            about.max().map(|(.., number)| number)
         };
         let longest = |denies| {
             let about = self.active(phase, denies).filter_map(|(number, rule)| match rule.about {
